@@ -1,0 +1,1 @@
+//! A filesystem in memory that can tear, lose, fill and rot.

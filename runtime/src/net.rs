@@ -1,0 +1,111 @@
+//! Sockets and gRPC transport settings: measured once, kept in one place (`performance.md`).
+//!
+//! Frames of 48 KiB on both ends (64 KiB falls off a cliff), windows of 4 MiB, and data-plane connections on current-thread
+//! runtimes, one per core, to which accepted sockets are handed round.
+
+#![expect(clippy::disallowed_methods, reason = "this is where sockets and their runtimes begin")]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
+use tonic::transport::{Endpoint, Server};
+
+use crate::tasks::{OnFailure, Tasks};
+
+/// The largest HTTP/2 frame either end sends.
+const FRAME_BYTES: u32 = 48 << 10;
+/// What a peer may send on one stream before it is read.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// What a peer may send on one connection before it is read.
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// The most streams of one connection.
+const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+/// How often a silent connection is probed, and how long the answer may take.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+
+/// A server with the transport's settings.
+pub fn server() -> Server {
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_keepalive_interval(Some(KEEP_ALIVE.0))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE.1))
+        .http2_max_header_list_size(16 << 10)
+        .http2_max_pending_accept_reset_streams(Some(20))
+        .tcp_nodelay(true)
+}
+
+/// A client endpoint with the transport's settings.
+pub fn endpoint(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(Some(FRAME_BYTES))
+        .http2_keep_alive_interval(KEEP_ALIVE.0)
+        .keep_alive_timeout(KEEP_ALIVE.1)
+        .keep_alive_while_idle(true)
+        .connect_timeout(Duration::from_secs(5))
+        .tcp_nodelay(true)
+}
+
+/// Binds a listener, also where the last one's connections still linger.
+pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Serves `routes` on `listener` until the tasks are stopped; then open calls have until `tasks.join` gives up.
+///
+/// Connections are handed round `threads` current-thread runtimes. An accept that fails for want of descriptors is retried
+/// with a pause (C56).
+pub fn serve(name: &'static str, tasks: &Tasks, listener: TcpListener, routes: Routes, threads: usize) {
+    let mut lanes = Vec::new();
+    for lane in 0..threads.max(1) {
+        let (tx, rx) = mpsc::channel::<std::io::Result<TcpStream>>(16);
+        lanes.push(tx);
+        let (routes, stop) = (routes.clone(), tasks.clone());
+        tasks.thread(&format!("{name}-{lane}"), OnFailure::ShutDown, move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+            runtime.block_on(async {
+                let stopping = {
+                    let stop = stop.clone();
+                    async move { stop.stopping().await }
+                };
+                server()
+                    .add_routes(routes)
+                    .serve_with_incoming_shutdown(ReceiverStream::new(rx), stopping)
+                    .await
+                    .map_err(|e| e.to_string())
+            })
+        });
+    }
+    let stop = tasks.clone();
+    tasks.spawn(format!("{name}-accept"), OnFailure::ShutDown, async move {
+        let mut next = 0;
+        loop {
+            let accepted = tokio::select! {
+                () = stop.stopping() => return Ok::<(), String>(()),
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((socket, _)) => {
+                    // A socket joins the runtime that serves it, not the one that accepted it.
+                    let Ok(socket) = socket.into_std() else { continue };
+                    let lane = &lanes[next % lanes.len()];
+                    next += 1;
+                    let Ok(permit) = lane.reserve().await else { return Ok(()) };
+                    permit.send(TcpStream::from_std(socket));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, listener = name, "accept failed; pausing");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    });
+}

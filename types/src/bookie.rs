@@ -53,6 +53,17 @@ pub struct AddEntry {
     pub checksum: Crc32c,
 }
 
+/// Tells the LAC alone, when the writer idles. Delayed, sent once, and costs no sync.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AdvanceLac {
+    /// Which ledger.
+    pub ledger: LedgerId,
+    /// The writer's claim.
+    pub epoch: Epoch,
+    /// The last add confirmed.
+    pub lac: EntryId,
+}
+
 /// Why a bookie refuses to write. What the asker does about it differs for each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, thiserror::Error)]
 pub enum Refusal {

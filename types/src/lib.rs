@@ -9,6 +9,7 @@ pub mod batch;
 pub mod bookie;
 pub mod checksum;
 pub mod entry;
+pub mod fault;
 pub mod ids;
 pub mod key_hash;
 pub mod ledger;

@@ -1,5 +1,7 @@
 //! Compiles every `.proto` below this folder, without `protoc`, and keeps the descriptors for reflection.
 
+#![expect(clippy::disallowed_methods, reason = "a build script writes files")]
+
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 

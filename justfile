@@ -1,0 +1,30 @@
+# Quick commands; `just` lists them. CI runs ./test.
+
+_list:
+    @just --list
+
+# Formats, checks and lints.
+check:
+    cargo fmt --all
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Everything that CI runs.
+test:
+    ./test
+
+# A million seeds of the simulator, and its power report.
+sim:
+    cargo run -p alluvium-sim --release -- --seeds 1000000
+    cargo run -p alluvium-sim --release -- --mutations
+
+# Crash states of the log engine against the reference model.
+crash:
+    cargo test -p alluvium-bookie --test log_crash_states -- --nocapture
+
+# One producer, one partition, synced; and the disk's own speed beside it.
+speed:
+    cargo run --release --bin alluvium -- bench quick
+
+# Starts a server to play with.
+dev:
+    ./run

@@ -1,0 +1,189 @@
+//! What can go wrong, by family of operation. Every error says whether the same call may succeed later.
+
+use std::time::Duration;
+
+use alluvium_types::ids::{Revision, SessionId};
+
+/// Why a store did not answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The transaction may have been applied, may be applied later, or never (M3). Only the *same* transaction, or one that
+    /// supersedes it, settles it: [`crate::Metadata`]'s repositories do so by themselves.
+    #[error("the outcome is not known")]
+    Unknown,
+    /// Nothing was applied, and nothing of this call ever will be. The same call may succeed later.
+    #[error("metadata is unavailable: {reason}")]
+    Unavailable {
+        /// What stands in the way.
+        reason: &'static str,
+    },
+    /// The session does not exist (any more); nothing was applied.
+    #[error("session {0} is gone")]
+    SessionGone(SessionId),
+    /// The history from the asked revision on is gone: list, and watch from there (M5).
+    #[error("history before revision {oldest} is compacted")]
+    Compacted {
+        /// The oldest revision that can still be watched from.
+        oldest: Revision,
+    },
+    /// Refused as it stands, for ever; nothing was applied.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The store has stopped; nothing of this call was applied.
+    #[error("the metadata store has stopped")]
+    Stopped,
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unknown | Self::Unavailable { .. } => true,
+            Self::SessionGone(_) | Self::Compacted { .. } | Self::Refused(_) | Self::Stopped => false,
+        }
+    }
+}
+
+/// What a store never does.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// More operations, or more compares, than a transaction may hold.
+    #[error("a transaction of {found} {what} is past the limit of {limit}")]
+    TooMany {
+        /// Operations or compares.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// More bytes than a request may hold.
+    #[error("a request of {found} bytes is past the limit of {limit}")]
+    TooLarge {
+        /// How many there are.
+        found: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// One transaction writes a key twice.
+    #[error("a transaction writes one key twice")]
+    DuplicateKey,
+    /// A transaction that writes nothing.
+    #[error("a transaction writes nothing")]
+    Empty,
+    /// A session that would expire at once, or never.
+    #[error("a session's time to live of {0:?} is out of bounds")]
+    TimeToLive(Duration),
+    /// A page of no records.
+    #[error("a page has no room for a record")]
+    EmptyPage,
+}
+
+/// Why a record could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Metadata did not answer within the patience of this process. What was asked for is *unknown*: an absent or default
+    /// value must not be put in its place.
+    #[error("cannot read metadata")]
+    Unavailable(#[source] StoreError),
+    /// The record is there, and makes no sense to this version of the program.
+    #[error("cannot make sense of the record at {key}: {problem}")]
+    Corrupt {
+        /// Which key, as text.
+        key: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The process is stopping.
+    #[error("stopping")]
+    Stopping,
+}
+
+impl ReadError {
+    /// Whether the same call may succeed later.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unavailable(_) => true,
+            Self::Corrupt { .. } | Self::Stopping => false,
+        }
+    }
+}
+
+/// Why a record was not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UpdateError {
+    /// The record is not at the version that was read (C18): read again and decide again.
+    #[error("{what} has changed since it was read")]
+    Conflict {
+        /// Which kind of record.
+        what: &'static str,
+    },
+    /// There is one already.
+    #[error("{what} exists already")]
+    Exists {
+        /// Which kind of record.
+        what: &'static str,
+    },
+    /// There is none.
+    #[error("{what} does not exist")]
+    NotFound {
+        /// Which kind of record.
+        what: &'static str,
+    },
+    /// It still holds others.
+    #[error("{what} is not empty")]
+    NotEmpty {
+        /// Which kind of record.
+        what: &'static str,
+    },
+    /// The change is not one that this record may take.
+    #[error("{what} may not change so: {problem}")]
+    Illegal {
+        /// Which kind of record.
+        what: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The broker that decides does not own the partition any more (M1).
+    #[error("the partition has another owner")]
+    NotOwner,
+    /// The session under which this was decided is gone (M2).
+    #[error("the session of the one who decides is gone")]
+    SessionGone,
+    /// Nothing was changed, and nothing of this call ever will be; metadata did not answer within the patience of this
+    /// process.
+    #[error("cannot change metadata")]
+    Unavailable(#[source] StoreError),
+    /// Refused as it stands.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// A record that this depends on could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The process is stopping, and nothing was changed.
+    #[error("stopping")]
+    Stopping,
+    /// The process is stopping before the outcome was known (M3): whoever comes next finds out.
+    #[error("stopping before the outcome was known")]
+    Unresolved,
+}
+
+impl UpdateError {
+    /// Whether the same call may succeed later. A conflict is not retried: it is decided again.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unavailable(_) => true,
+            Self::Read(read) => read.is_retryable(),
+            Self::Conflict { .. }
+            | Self::Exists { .. }
+            | Self::NotFound { .. }
+            | Self::NotEmpty { .. }
+            | Self::Illegal { .. }
+            | Self::NotOwner
+            | Self::SessionGone
+            | Self::Refused(_)
+            | Self::Stopping
+            | Self::Unresolved => false,
+        }
+    }
+}

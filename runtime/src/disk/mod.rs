@@ -7,8 +7,13 @@ use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
 
+mod buf;
+#[cfg(test)]
+mod conformance;
 pub mod real;
 pub mod sim;
+
+pub use buf::{AlignedBuf, BufPool, PooledBuf};
 
 /// What a direct transfer's offset, length and memory must be multiples of.
 pub const BLOCK_BYTES: usize = 4096;

@@ -1,1 +1,0 @@
-//! A filesystem in memory that can tear, lose, fill and rot.

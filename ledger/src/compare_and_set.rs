@@ -79,7 +79,7 @@ impl PendingCas {
     }
 
     /// The record that this change proposes.
-    pub(crate) const fn new(&self) -> &LedgerMetadata {
+    pub(crate) const fn proposed(&self) -> &LedgerMetadata {
         &self.new
     }
 

@@ -10,11 +10,14 @@ mod ack_tracker;
 pub mod call;
 pub mod compare_and_set;
 mod ensemble_change;
+mod fence;
 pub mod fragments;
 mod member;
 pub mod mutation;
 pub mod open;
 pub mod placement;
+pub mod reader;
+pub mod recovery;
 #[cfg(test)]
 mod testing;
 pub mod writer;

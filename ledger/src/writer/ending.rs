@@ -137,7 +137,7 @@ impl Writer {
                 self.cas = None;
                 self.confirm(now);
             }
-            Ok(Some(current)) if current.metadata == *cas.pending.new() => self.settle(now, Definite::Applied(current)),
+            Ok(Some(current)) if current.metadata == *cas.pending.proposed() => self.settle(now, Definite::Applied(current)),
             Ok(current) => self.settle(now, Definite::Lost(current)),
             Err(Unavailable) => {}
         }

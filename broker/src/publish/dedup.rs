@@ -1,0 +1,529 @@
+//! Who sent what: duplicates are recognised, gaps are refused, and of two producers of one name only the newest appends.
+//!
+//! The map is a function of the log (D3): a snapshot of it up to some offset, and the entries' headers from there on. Whether
+//! an original is durable is not stored: it is when its offset lies below the confirmed end (D2, C50).
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use alluvium_types::batch::BatchHeader;
+use alluvium_types::entry::{EntryHeader, ProducerStamp};
+use alluvium_types::fault::{Fault, FaultKind};
+use alluvium_types::ids::Offset;
+use alluvium_types::names::ProducerName;
+use alluvium_types::time::{Mono, Timestamp};
+
+/// The most runs remembered of a producer. Adjacent ones merge, so a producer that is alone needs one.
+pub(crate) const RUNS_MAX: usize = 1024;
+
+/// Consecutive sequences at consecutive offsets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Run {
+    /// The sequence of the first message.
+    pub(crate) first_sequence: u64,
+    /// Its offset.
+    pub(crate) first_offset: Offset,
+    /// Messages in the run.
+    pub(crate) count: u64,
+}
+
+/// What is known of a producer in this partition; also what a snapshot says of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Producer {
+    /// Its name.
+    pub(crate) name: ProducerName,
+    /// The first claim since the name is known: what was sent under earlier ones is forgotten.
+    pub(crate) first_epoch: u64,
+    /// The newest claim.
+    pub(crate) epoch: u64,
+    /// The sequence that is accepted next.
+    pub(crate) next_sequence: u64,
+    /// When it was last heard of, by the broker's label.
+    pub(crate) active: Timestamp,
+    /// Where its newest messages are, in order of sequence.
+    pub(crate) runs: VecDeque<Run>,
+}
+
+impl Producer {
+    fn bytes(&self) -> usize {
+        size_of::<Row>() + 2 * self.name.as_str().len() + self.runs.len() * size_of::<Run>()
+    }
+
+    fn push(&mut self, run: Run) {
+        self.next_sequence = run.first_sequence + run.count;
+        match self.runs.back_mut() {
+            Some(last)
+                if last.first_sequence + last.count == run.first_sequence
+                    && last.first_offset.get() + last.count == run.first_offset.get() =>
+            {
+                last.count += run.count;
+            }
+            _ => {
+                if self.runs.len() == RUNS_MAX {
+                    self.runs.pop_front();
+                }
+                self.runs.push_back(run);
+            }
+        }
+    }
+
+    /// What is true of it when the log ends at `end`.
+    fn as_of(&self, end: Offset) -> Self {
+        let mut known = self.clone();
+        while let Some(last) = known.runs.back_mut() {
+            let confirmed = last.first_offset.distance_to(end).min(last.count);
+            if confirmed == last.count {
+                break;
+            }
+            last.count = confirmed;
+            known.next_sequence = last.first_sequence + confirmed;
+            if confirmed > 0 {
+                break;
+            }
+            known.runs.pop_back();
+        }
+        known
+    }
+}
+
+#[derive(Debug)]
+struct Row {
+    producer: Producer,
+    /// Whether the newest claim is durable: before that nobody knows its number.
+    usable: bool,
+    /// Whether a checkpoint must say something new of it.
+    dirty: bool,
+    heard: Mono,
+}
+
+/// What to do with a batch of an idempotent producer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Verdict {
+    /// It is the next one, and counted as appended from now on.
+    Append,
+    /// It is in the log, or on its way into it, here. Answered once that is durable (D2).
+    Duplicate {
+        /// The offset of its first message.
+        first_offset: Offset,
+    },
+    /// Neither.
+    Refused(Fault),
+}
+
+/// A claim that was granted; to be made durable before it is answered (D5, D7).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Claim {
+    /// Who.
+    pub(crate) name: ProducerName,
+    /// The new epoch.
+    pub(crate) epoch: u64,
+    /// Whether the producer begins anew, at sequence 0.
+    pub(crate) fresh: bool,
+}
+
+/// Bounds of the map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct DedupLimits {
+    /// Memory for all producers of the partition.
+    pub(crate) bytes_max: usize,
+    /// A producer that was silent for so long is forgotten.
+    pub(crate) expiry: Duration,
+}
+
+/// The producers of one partition.
+#[derive(Debug)]
+pub(crate) struct Dedup {
+    rows: HashMap<ProducerName, Row>,
+    bytes: usize,
+    /// The highest epoch ever given here, to whomever: an epoch is never given twice, also not to a forgotten name.
+    last_epoch: u64,
+    limits: DedupLimits,
+}
+
+impl Dedup {
+    pub(crate) fn new(limits: DedupLimits) -> Self {
+        Self { rows: HashMap::new(), bytes: 0, last_epoch: 0, limits }
+    }
+
+    /// Whether no producer is known: then the log needs no replay and no checkpoint.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The highest epoch ever given.
+    pub(crate) const fn last_epoch(&self) -> u64 {
+        self.last_epoch
+    }
+
+    /// Judges a batch that would be appended at `at`.
+    pub(crate) fn judge(&mut self, stamp: &ProducerStamp, batch: &BatchHeader, at: Offset, now: (Mono, Timestamp)) -> Verdict {
+        let unknown = || {
+            let text = format!("producer {} has not claimed this partition under epoch {}", stamp.name, stamp.epoch);
+            Verdict::Refused(Fault::new(FaultKind::FailedPrecondition, "PRODUCER_UNKNOWN", text))
+        };
+        let Some(row) = self.rows.get_mut(&stamp.name) else { return unknown() };
+        let producer = &mut row.producer;
+        if stamp.epoch < producer.epoch {
+            let text = format!("a newer producer named {} has claimed this partition", stamp.name);
+            return Verdict::Refused(Fault::new(FaultKind::Fenced, "PRODUCER_FENCED", text));
+        }
+        if stamp.epoch > producer.epoch || !row.usable {
+            return unknown();
+        }
+        let (first, next) = (batch.first_sequence, producer.next_sequence);
+        let Some(end) = first.checked_add(u64::from(batch.count)) else {
+            let text = format!("sequence {first} and {} messages do not fit 64 bits", batch.count);
+            return Verdict::Refused(Fault::invalid("batch.first_sequence", "SEQUENCE_OVERFLOW", text));
+        };
+        if first == next {
+            let before = producer.bytes();
+            producer.push(Run { first_sequence: first, first_offset: at, count: u64::from(batch.count) });
+            producer.active = now.1;
+            self.bytes = self.bytes + producer.bytes() - before;
+            row.dirty = true;
+            row.heard = now.0;
+            return Verdict::Append;
+        }
+        if first > next {
+            let text = format!("sequence {first} leaves a gap: the next one here is {next}");
+            return Verdict::Refused(Fault::new(FaultKind::FailedPrecondition, "SEQUENCE_GAP", text));
+        }
+        if end > next {
+            // D4: part of it is new. It is opaque, so it can't be split here.
+            let text = format!("sequences {first} to {end} (excluded) are in the log up to {next}");
+            return Verdict::Refused(Fault::new(FaultKind::FailedPrecondition, "SEQUENCE_OVERLAP", text));
+        }
+        let run = producer.runs.iter().rev().find(|run| run.first_sequence <= first);
+        match run {
+            Some(run) if end <= run.first_sequence + run.count => {
+                Verdict::Duplicate { first_offset: Offset::new(run.first_offset.get() + (first - run.first_sequence)) }
+            }
+            Some(_) => {
+                let text = format!("sequences {first} to {end} (excluded) are in the log, batched otherwise");
+                Verdict::Refused(Fault::new(FaultKind::AlreadyExists, "SEQUENCE_REBATCHED", text))
+            }
+            None => {
+                let text = format!("sequence {first} is in the log, so far back that its offset is not remembered");
+                Verdict::Refused(Fault::new(FaultKind::AlreadyExists, "DUPLICATE_TOO_OLD", text))
+            }
+        }
+    }
+
+    /// Gives `name` a new epoch and forgets whoever was silent too long, or longest where memory is short. Older epochs of
+    /// the name are refused from now on (D5). `last_epoch` is what the client held before: whether what it sent under that is
+    /// forgotten is the second answer.
+    pub(crate) fn claim(&mut self, name: &ProducerName, last_epoch: Option<u64>, now: (Mono, Timestamp)) -> (Claim, bool) {
+        self.forget_silent(now.0);
+        let known = self.rows.get(name).map(|row| row.producer.first_epoch);
+        let forgotten = last_epoch.is_some_and(|last| known.is_none_or(|first| last < first) || last > self.last_epoch);
+        let claim = Claim { name: name.clone(), epoch: self.last_epoch + 1, fresh: known.is_none() };
+        self.claimed(&claim, now);
+        if let Some(row) = self.rows.get_mut(name) {
+            row.usable = false;
+        }
+        self.make_room(name);
+        (claim, forgotten)
+    }
+
+    /// Takes a claim over, from a state ledger or from [`Dedup::claim`].
+    pub(crate) fn claimed(&mut self, claim: &Claim, now: (Mono, Timestamp)) {
+        self.last_epoch = self.last_epoch.max(claim.epoch);
+        if claim.fresh {
+            self.remove(&claim.name);
+        }
+        if let Some(row) = self.rows.get_mut(&claim.name) {
+            row.producer.epoch = claim.epoch;
+            row.producer.active = now.1;
+            row.heard = now.0;
+            row.dirty = true;
+            return;
+        }
+        let producer = Producer {
+            name: claim.name.clone(),
+            first_epoch: claim.epoch,
+            epoch: claim.epoch,
+            next_sequence: 0,
+            active: now.1,
+            runs: VecDeque::new(),
+        };
+        self.insert(producer, now.0, true);
+    }
+
+    /// The claim is durable. The sequence answered is the last one, if there is any; the caller answers once everything
+    /// that was on its way before the claim is durable too. `None` when a newer claim has come since.
+    pub(crate) fn claim_durable(&mut self, claim: &Claim) -> Option<Option<u64>> {
+        let row = self.rows.get_mut(&claim.name).filter(|row| row.producer.epoch == claim.epoch)?;
+        row.usable = true;
+        Some(row.producer.next_sequence.checked_sub(1))
+    }
+
+    /// Takes a row of a snapshot or a checkpoint over.
+    pub(crate) fn restore(&mut self, producer: Producer, now: Mono) {
+        self.last_epoch = self.last_epoch.max(producer.epoch);
+        self.remove(&producer.name);
+        self.insert(producer, now, false);
+    }
+
+    /// Takes the highest epoch of a snapshot over.
+    pub(crate) fn restore_epoch(&mut self, last_epoch: u64) {
+        self.last_epoch = self.last_epoch.max(last_epoch);
+    }
+
+    /// Takes a header of the log over, from the position that the snapshot covers (D3, D7).
+    pub(crate) fn replay(&mut self, header: &EntryHeader, now: Mono) {
+        let mut at = header.first_offset;
+        for batch in &header.batches {
+            let count = u64::from(batch.header.count);
+            if let Some(stamp) = &batch.producer
+                && let Some(row) = self.rows.get_mut(&stamp.name)
+                && stamp.epoch >= row.producer.first_epoch
+                && batch.header.first_sequence >= row.producer.next_sequence
+            {
+                let before = row.producer.bytes();
+                row.producer.push(Run { first_sequence: batch.header.first_sequence, first_offset: at, count });
+                row.producer.active = header.server_time;
+                row.heard = now;
+                row.dirty = true;
+                self.bytes = self.bytes + row.producer.bytes() - before;
+            }
+            at = Offset::new(at.get() + count);
+        }
+    }
+
+    /// Everything that is known when the log ends at `end`.
+    pub(crate) fn snapshot(&self, end: Offset) -> Vec<Producer> {
+        self.rows.values().map(|row| row.producer.as_of(end)).collect()
+    }
+
+    /// What is known of those that changed since the last call, when the log ends at `end`.
+    pub(crate) fn changed(&mut self, end: Offset) -> Vec<Producer> {
+        let mut changed = Vec::new();
+        for row in self.rows.values_mut().filter(|row| row.dirty) {
+            let known = row.producer.as_of(end);
+            row.dirty = known.next_sequence != row.producer.next_sequence;
+            changed.push(known);
+        }
+        changed
+    }
+
+    fn insert(&mut self, producer: Producer, heard: Mono, dirty: bool) {
+        self.bytes += producer.bytes();
+        let row = Row { usable: true, dirty, heard, producer };
+        self.rows.insert(row.producer.name.clone(), row);
+    }
+
+    fn remove(&mut self, name: &ProducerName) {
+        if let Some(row) = self.rows.remove(name) {
+            self.bytes -= row.producer.bytes();
+        }
+    }
+
+    fn forget_silent(&mut self, now: Mono) {
+        let expiry = self.limits.expiry;
+        let silent: Vec<ProducerName> =
+            self.rows.iter().filter(|(_, row)| now.since(row.heard) >= expiry).map(|(name, _)| name.clone()).collect();
+        for name in silent {
+            self.remove(&name);
+        }
+    }
+
+    /// Forgets the longest silent eighth while the map is over its bound, but never `keep`.
+    fn make_room(&mut self, keep: &ProducerName) {
+        if self.bytes <= self.limits.bytes_max {
+            return;
+        }
+        let mut order: Vec<(Mono, Timestamp, ProducerName)> =
+            self.rows.values().map(|row| (row.heard, row.producer.active, row.producer.name.clone())).collect();
+        order.sort();
+        let target = self.limits.bytes_max - self.limits.bytes_max / 8;
+        for (_, _, name) in order {
+            if self.bytes <= target {
+                break;
+            }
+            if name != *keep {
+                self.remove(&name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alluvium_types::checksum::Crc32c;
+    use alluvium_types::entry::BatchDescriptor;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: DedupLimits = DedupLimits { bytes_max: 1 << 20, expiry: Duration::from_secs(3600) };
+
+    fn name(text: &str) -> ProducerName {
+        ProducerName::parse(text).expect("valid")
+    }
+
+    fn at(seconds: u64) -> (Mono, Timestamp) {
+        (Mono::from_duration(Duration::from_secs(seconds)), Timestamp::from_millis(seconds * 1000))
+    }
+
+    fn claim(dedup: &mut Dedup, producer: &str, last: Option<u64>) -> (u64, bool) {
+        let (claim, forgotten) = dedup.claim(&name(producer), last, at(0));
+        dedup.claim_durable(&claim).expect("newest");
+        (claim.epoch, forgotten)
+    }
+
+    fn judge(dedup: &mut Dedup, producer: &str, epoch: u64, first_sequence: u64, count: u32, offset: u64) -> Verdict {
+        let batch = BatchHeader { count, first_sequence, ..BatchHeader::default() };
+        dedup.judge(&ProducerStamp { name: name(producer), epoch }, &batch, Offset::new(offset), at(1))
+    }
+
+    fn reason(verdict: Verdict) -> &'static str {
+        match verdict {
+            Verdict::Append => "append",
+            Verdict::Duplicate { .. } => "duplicate",
+            Verdict::Refused(fault) => fault.reason,
+        }
+    }
+
+    #[test]
+    fn d6_only_the_next_sequence_is_accepted() {
+        let mut dedup = Dedup::new(LIMITS);
+        let (epoch, _) = claim(&mut dedup, "p", None);
+        assert_eq!(reason(judge(&mut dedup, "p", epoch, 0, 5, 0)), "append");
+        // Batch 5 was refused for another reason; 6 is in flight behind it.
+        assert_eq!(reason(judge(&mut dedup, "p", epoch, 6, 1, 5)), "SEQUENCE_GAP");
+        assert_eq!(reason(judge(&mut dedup, "p", epoch, 5, 1, 5)), "append");
+        assert_eq!(reason(judge(&mut dedup, "p", epoch, 6, 1, 6)), "append");
+    }
+
+    #[test]
+    fn d1_a_repeated_batch_is_told_the_offset_of_its_original() {
+        let mut dedup = Dedup::new(LIMITS);
+        let (epoch, _) = claim(&mut dedup, "p", None);
+        // Others append in between, so the runs do not merge.
+        for (sequence, offset) in [(0, 100), (10, 200), (20, 210)] {
+            assert_eq!(judge(&mut dedup, "p", epoch, sequence, 10, offset), Verdict::Append);
+        }
+        for (sequence, offset) in [(0, 100), (10, 200), (20, 210)] {
+            let original = Verdict::Duplicate { first_offset: Offset::new(offset) };
+            assert_eq!(judge(&mut dedup, "p", epoch, sequence, 10, 999), original);
+        }
+        assert_eq!(reason(judge(&mut dedup, "p", epoch, 5, 10, 999)), "SEQUENCE_REBATCHED");
+    }
+
+    #[test]
+    fn d4_a_partly_duplicate_batch_is_refused_not_dropped() {
+        let mut dedup = Dedup::new(LIMITS);
+        let (epoch, _) = claim(&mut dedup, "p", None);
+        judge(&mut dedup, "p", epoch, 0, 10, 0);
+        assert_eq!(reason(judge(&mut dedup, "p", epoch, 5, 10, 10)), "SEQUENCE_OVERLAP");
+        assert_eq!(reason(judge(&mut dedup, "p", epoch, u64::MAX, 10, 10)), "SEQUENCE_OVERFLOW");
+    }
+
+    #[test]
+    fn d5_of_two_producers_of_one_name_only_the_newest_appends() {
+        let mut dedup = Dedup::new(LIMITS);
+        let (old, _) = claim(&mut dedup, "p", None);
+        judge(&mut dedup, "p", old, 0, 3, 0);
+        let (claim, forgotten) = dedup.claim(&name("p"), None, at(1));
+        assert!(!forgotten);
+        assert_eq!(reason(judge(&mut dedup, "p", old, 3, 1, 3)), "PRODUCER_FENCED");
+        assert_eq!(reason(judge(&mut dedup, "p", claim.epoch, 3, 1, 3)), "PRODUCER_UNKNOWN", "not durable yet");
+        assert_eq!(dedup.claim_durable(&claim), Some(Some(2)), "sequences go on");
+        assert_eq!(reason(judge(&mut dedup, "p", claim.epoch, 3, 1, 3)), "append");
+    }
+
+    #[test]
+    fn d7_an_unknown_producer_is_refused_never_taken_as_new() {
+        let mut dedup = Dedup::new(LIMITS);
+        assert_eq!(reason(judge(&mut dedup, "p", 1, 0, 1, 0)), "PRODUCER_UNKNOWN");
+        let (epoch, _) = claim(&mut dedup, "p", None);
+        assert_eq!(reason(judge(&mut dedup, "p", epoch + 1, 0, 1, 0)), "PRODUCER_UNKNOWN");
+        // Silent for too long: forgotten, and its epoch is worth nothing.
+        dedup.claim(&name("q"), None, at(4000));
+        assert_eq!(reason(judge(&mut dedup, "p", epoch, 0, 1, 0)), "PRODUCER_UNKNOWN");
+        let (again, forgotten) = dedup.claim(&name("p"), Some(epoch), at(4000));
+        assert!(forgotten && again.fresh && again.epoch > epoch);
+        // Somebody else took the name in between: what was sent before that is forgotten too.
+        let (_, forgotten) = dedup.claim(&name("p"), Some(epoch), at(4000));
+        assert!(forgotten);
+        let (_, forgotten) = dedup.claim(&name("p"), Some(again.epoch), at(4000));
+        assert!(!forgotten);
+    }
+
+    #[test]
+    fn d7_the_map_stays_within_its_bytes() {
+        let limits = DedupLimits { bytes_max: 20_000, ..LIMITS };
+        let mut dedup = Dedup::new(limits);
+        for n in 0..1000 {
+            let (granted, _) = dedup.claim(&name(&format!("p{n}")), None, at(n));
+            assert_eq!(dedup.claim_durable(&granted), Some(None), "the newest one is never the one to go");
+            assert!(dedup.bytes <= limits.bytes_max);
+        }
+        assert_eq!(reason(judge(&mut dedup, "p0", 1, 0, 1, 0)), "PRODUCER_UNKNOWN");
+    }
+
+    #[test]
+    fn a_snapshot_holds_only_what_is_confirmed() {
+        let mut dedup = Dedup::new(LIMITS);
+        let (epoch, _) = claim(&mut dedup, "p", None);
+        judge(&mut dedup, "p", epoch, 0, 10, 0);
+        judge(&mut dedup, "p", epoch, 10, 10, 50);
+        let known = dedup.snapshot(Offset::new(10)).pop().expect("one producer");
+        assert_eq!((known.next_sequence, known.runs.len()), (10, 1));
+        let known = dedup.snapshot(Offset::ZERO).pop().expect("one producer");
+        assert_eq!((known.next_sequence, known.runs.len()), (0, 0));
+        let known = dedup.changed(Offset::new(10)).pop().expect("it is dirty");
+        assert_eq!(known.next_sequence, 10);
+        let known = dedup.changed(Offset::new(60)).pop().expect("still dirty: part of it was on its way");
+        assert_eq!(known.next_sequence, 20);
+        assert_eq!(dedup.changed(Offset::new(60)), []);
+    }
+
+    proptest! {
+        #[test]
+        fn d3_the_map_is_a_function_of_the_log(
+            batches in proptest::collection::vec((0_usize..3, 1_u32..4), 1..80),
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            let names = ["a", "b", "c"];
+            let mut live = Dedup::new(LIMITS);
+            let epochs: Vec<u64> = names.iter().map(|n| claim(&mut live, n, None).0).collect();
+            let mut next = [0_u64; 3];
+            let mut end = 0;
+            let mut headers = Vec::new();
+            let mut snapshots = vec![(0, live.snapshot(Offset::ZERO))];
+            for (who, count) in batches {
+                prop_assert_eq!(judge(&mut live, names[who], epochs[who], next[who], count, end), Verdict::Append);
+                let header = BatchHeader { count, first_sequence: next[who], ..BatchHeader::default() };
+                let producer = Some(ProducerStamp { name: name(names[who]), epoch: epochs[who] });
+                headers.push(EntryHeader {
+                    first_offset: Offset::new(end),
+                    server_time: at(1).1,
+                    batches: vec![BatchDescriptor { header, checksum: Crc32c::EMPTY, blob_bytes: 0, producer }],
+                });
+                next[who] += u64::from(count);
+                end += u64::from(count);
+                snapshots.push((headers.len(), live.snapshot(Offset::new(end))));
+            }
+            let (from, rows) = cut.get(&snapshots).clone();
+            let mut rebuilt = Dedup::new(LIMITS);
+            for row in rows {
+                rebuilt.restore(row, Mono::default());
+            }
+            for header in &headers[from..] {
+                rebuilt.replay(header, Mono::default());
+            }
+            let sorted = |dedup: &Dedup| {
+                let mut rows = dedup.snapshot(Offset::new(end));
+                rows.sort_by(|a, b| a.name.cmp(&b.name));
+                rows
+            };
+            let (mut expected, mut found) = (sorted(&live), sorted(&rebuilt));
+            for row in expected.iter_mut().chain(&mut found) {
+                row.active = Timestamp::default();
+            }
+            prop_assert_eq!(found, expected);
+            prop_assert_eq!(rebuilt.last_epoch(), live.last_epoch());
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Taking messages in: one producer's stream to a partition.
+//!
+//! A batch is checked and paid for (`admission`), told from what is in the log already (`dedup`), and joined with others into an
+//! entry (`coalesce`); its `receipt` comes back when the guarantee asked for holds.
+
+pub(crate) mod coalesce;
+pub(crate) mod dedup;
+pub(crate) mod receipt;

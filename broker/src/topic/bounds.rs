@@ -1,0 +1,25 @@
+//! What of a partition can be read.
+
+use alluvium_types::ids::Offset;
+
+/// The offsets that a partition keeps and that are confirmed: from `first`, without `end`. There may be gaps where segments
+/// in between were trimmed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Bounds {
+    /// The oldest message kept; equals `end` when there is none.
+    pub first: Offset,
+    /// The offset after the last *confirmed* message (L7); what is appended and not confirmed lies beyond.
+    pub end: Offset,
+}
+
+impl Bounds {
+    /// Whether there is nothing to read.
+    pub fn is_empty(&self) -> bool {
+        self.first >= self.end
+    }
+
+    /// `offset`, moved into what is kept: the oldest kept one if it is gone, the next one to come if it lies ahead.
+    pub fn clamp(&self, offset: Offset) -> Offset {
+        offset.max(self.first).min(self.end.max(self.first))
+    }
+}

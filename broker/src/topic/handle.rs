@@ -1,0 +1,109 @@
+//! What the rest of the broker has of a partition that this broker owns.
+
+use std::sync::Arc;
+
+use alluvium_types::fault::{Fault, FaultKind};
+use alluvium_types::ids::{Epoch, TopicId};
+use alluvium_types::names::PartitionName;
+use tokio::sync::{mpsc, watch};
+
+use super::bounds::Bounds;
+use super::command::{Command, PublishCommand};
+use super::lease::DispatchLease;
+use super::reader::PartitionReader;
+use crate::subscription;
+
+/// A cheap handle to a partition's owner task. It outlives the ownership: calls then answer a retryable fault, and the caller
+/// asks [`crate::broker::Broker::partition`] anew.
+#[derive(Clone, Debug)]
+pub struct PartitionHandle(Arc<Parts>);
+
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) name: PartitionName,
+    pub(crate) topic_id: TopicId,
+    pub(crate) epoch: Epoch,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) publishes: mpsc::Sender<PublishCommand>,
+    pub(crate) bounds: watch::Receiver<Bounds>,
+    pub(crate) reader: PartitionReader,
+    pub(crate) lease: DispatchLease,
+}
+
+/// The fault of a partition that this broker no longer owns. Nothing of the call took effect.
+pub(crate) fn moved(name: &PartitionName) -> Fault {
+    Fault::new(FaultKind::Unavailable, "PARTITION_MOVED", format!("partition {name} is changing its owner; try again"))
+}
+
+impl PartitionHandle {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// Which partition.
+    pub fn name(&self) -> &PartitionName {
+        &self.0.name
+    }
+
+    /// The topic's identity.
+    pub fn topic_id(&self) -> TopicId {
+        self.0.topic_id
+    }
+
+    /// The number of this broker's claim. Streams resume by (epoch, offset).
+    pub fn epoch(&self) -> Epoch {
+        self.0.epoch
+    }
+
+    /// What can be read now.
+    pub fn bounds(&self) -> Bounds {
+        *self.0.bounds.borrow()
+    }
+
+    /// Follows what can be read. The channel closes when ownership ends.
+    pub fn watch(&self) -> watch::Receiver<Bounds> {
+        self.0.bounds.clone()
+    }
+
+    /// Reads entries; shared, bounded, independent of the owner task.
+    pub fn reader(&self) -> &PartitionReader {
+        &self.0.reader
+    }
+
+    /// Whether messages may be handed to subscriptions now (M4): asked before every delivery, by whoever sends it.
+    pub fn may_dispatch(&self) -> bool {
+        self.0.lease.may_dispatch()
+    }
+
+    /// Whether the owner task has ended.
+    pub fn is_over(&self) -> bool {
+        self.0.commands.is_closed()
+    }
+
+    /// Resolves once the owner task has ended. Cancel safe.
+    pub async fn over(&self) {
+        self.0.commands.closed().await;
+    }
+
+    /// Hands an input to the partition's subscriptions; waits for room in the queue. Inputs of one caller arrive in order.
+    pub async fn subscriptions(&self, input: subscription::Input) -> Result<(), Fault> {
+        self.0.commands.send(Command::Subscriptions(input)).await.map_err(|_| moved(&self.0.name))
+    }
+
+    /// Hands an input over without waiting: for `Drop` of a session. Gives it back when the queue is full, and drops it
+    /// when ownership is over.
+    pub fn try_subscriptions(&self, input: subscription::Input) -> Result<(), subscription::Input> {
+        match self.0.commands.try_send(Command::Subscriptions(input)) {
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(Command::Subscriptions(input))) => Err(input),
+        }
+    }
+
+    pub(crate) fn commands(&self) -> &mpsc::Sender<Command> {
+        &self.0.commands
+    }
+
+    pub(crate) fn publishes(&self) -> &mpsc::Sender<PublishCommand> {
+        &self.0.publishes
+    }
+}

@@ -1,0 +1,516 @@
+//! The partition's state ledger: group commit of all records that came together, and rolling (C42, C64).
+//!
+//! A pure machine. Records are in memory's state already when they come here; what waits for their durability comes with them.
+//! One append is in flight at a time: what arrives meanwhile goes together in the next. When the ledger has grown, or there is
+//! none that takes appends, the next one is created; once all earlier appends are confirmed a snapshot is cut and written to
+//! it, confirmed and read back, and the pointer is moved. From the cut until then, nothing is told durable.
+
+pub(crate) mod record;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use alluvium_types::time::Mono;
+use bytes::Bytes;
+
+pub(crate) use record::{Restored, StateRecord};
+
+/// When the ledger is replaced: it has grown past this...
+const ROLL_BYTES_MIN: u64 = 16 << 20;
+/// ...and past so many times its snapshot.
+const ROLL_FACTOR: u64 = 4;
+
+/// Something to be done by whoever drives the machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum StateAction {
+    /// Create a ledger and name it `next` in the pointer, in one transaction. Answered by [`StateLedger::created`].
+    Create,
+    /// Append to the current ledger, or to the next one.
+    Append {
+        /// Which of the two.
+        to: Which,
+        /// What.
+        body: Bytes,
+    },
+    /// Read the next ledger's entries back and compare them with these. Answered by [`StateLedger::read_back`].
+    ReadBack(Vec<Bytes>),
+    /// Move the pointer to the next ledger. Answered by [`StateLedger::pointed`].
+    Point,
+    /// Give the next ledger up: take it from the pointer. Answered by [`StateLedger::given_up`].
+    GiveUpNext,
+    /// Close the ledger that was current before the pointer moved. Answered by [`StateLedger::old_ended`].
+    CloseOld,
+    /// Close and drop the ledgers that are retired. Answered by [`StateLedger::swept`].
+    Sweep,
+}
+
+/// Which of the two ledgers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Which {
+    /// The one that the pointer names.
+    Current,
+    /// The one that is being filled.
+    Next,
+}
+
+#[derive(Debug)]
+struct Current<T> {
+    appended: u64,
+    confirmed: u64,
+    bytes: u64,
+    in_flight: Option<(u64, Vec<T>)>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Roll {
+    None,
+    Creating,
+    /// Created; the appends to the old one are still on their way.
+    Created,
+    Writing {
+        bodies: Vec<Bytes>,
+        confirmed: u64,
+    },
+    ReadingBack {
+        entries: u64,
+        bytes: u64,
+    },
+    Pointing {
+        entries: u64,
+        bytes: u64,
+    },
+    GivingUp,
+}
+
+/// The machine. `T` is what waits for records to be durable.
+#[derive(Debug)]
+pub(crate) struct StateLedger<T> {
+    current: Option<Current<T>>,
+    snapshot_bytes: u64,
+    roll: Roll,
+    roll_wanted: bool,
+    retry_at: Option<Mono>,
+    retry_after: Duration,
+    queued: Vec<StateRecord>,
+    queued_then: Vec<T>,
+    /// What the snapshot of the roll under way holds.
+    covered: Vec<T>,
+    done: Vec<T>,
+    sweep: Sweep,
+    actions: VecDeque<StateAction>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Sweep {
+    Clean,
+    Due,
+    WaitsForOld,
+    Running,
+}
+
+impl<T> StateLedger<T> {
+    /// No ledger takes appends yet. `retired` says whether the pointer names ledgers to be dropped.
+    pub(crate) fn new(retired: bool, retry_after: Duration) -> Self {
+        Self {
+            current: None,
+            snapshot_bytes: 0,
+            roll: Roll::None,
+            roll_wanted: false,
+            retry_at: None,
+            retry_after,
+            queued: Vec::new(),
+            queued_then: Vec::new(),
+            covered: Vec::new(),
+            done: Vec::new(),
+            sweep: if retired { Sweep::Due } else { Sweep::Clean },
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Takes records, and what is to be done once they and all before them are durable. Without records: once all before are.
+    pub(crate) fn push(&mut self, records: impl IntoIterator<Item = StateRecord>, then: impl IntoIterator<Item = T>) {
+        self.queued.extend(records);
+        self.queued_then.extend(then);
+    }
+
+    /// Replaces the ledger by a snapshot at the next occasion.
+    pub(crate) fn roll(&mut self) {
+        self.roll_wanted = true;
+    }
+
+    /// Whether everything given so far is durable and nothing is under way but sweeping.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.queued.is_empty()
+            && self.queued_then.is_empty()
+            && self.covered.is_empty()
+            && self.done.is_empty()
+            && self.roll == Roll::None
+            && self.current.as_ref().is_none_or(|current| current.in_flight.is_none())
+    }
+
+    /// What is durable now.
+    pub(crate) fn take_done(&mut self) -> Vec<T> {
+        std::mem::take(&mut self.done)
+    }
+
+    /// When it wants [`StateLedger::step`] if nothing happens before.
+    pub(crate) fn next_wakeup(&self) -> Option<Mono> {
+        self.retry_at
+    }
+
+    /// The next thing to do.
+    pub(crate) fn poll_action(&mut self) -> Option<StateAction> {
+        self.actions.pop_front()
+    }
+
+    /// Goes on as far as it can; called after anything that changed it. `snapshot` gives the whole state at this moment, without
+    /// the records that begin and end it; it may be called once.
+    pub(crate) fn step(&mut self, now: Mono, snapshot: impl FnOnce() -> (StateRecord, Vec<StateRecord>)) {
+        self.begin_roll(now);
+        if matches!(self.roll, Roll::None | Roll::Creating | Roll::Created) {
+            self.flush();
+        }
+        if self.roll == Roll::Created && self.current.as_ref().is_none_or(|current| current.in_flight.is_none()) {
+            self.cut(snapshot());
+        }
+        if self.sweep == Sweep::Due && self.roll == Roll::None {
+            self.sweep = Sweep::Running;
+            self.actions.push_back(StateAction::Sweep);
+        }
+    }
+
+    fn begin_roll(&mut self, now: Mono) {
+        let grown =
+            self.current.as_ref().is_some_and(|current| current.bytes > ROLL_BYTES_MIN.max(ROLL_FACTOR * self.snapshot_bytes));
+        let missing = self.current.is_none() && !self.queued.is_empty();
+        let held_up = self.sweep == Sweep::Running || self.sweep == Sweep::WaitsForOld;
+        if self.roll != Roll::None || held_up || !(grown || missing || self.roll_wanted) {
+            return;
+        }
+        if self.retry_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.retry_at = None;
+        self.roll_wanted = false;
+        self.roll = Roll::Creating;
+        self.actions.push_back(StateAction::Create);
+    }
+
+    fn flush(&mut self) {
+        let Some(current) = &mut self.current else {
+            // Without records there is nothing to wait for.
+            if self.queued.is_empty() {
+                self.done.append(&mut self.queued_then);
+            }
+            return;
+        };
+        match &mut current.in_flight {
+            Some((_, then)) if self.queued.is_empty() => then.append(&mut self.queued_then),
+            Some(_) => {}
+            None if self.queued.is_empty() => self.done.append(&mut self.queued_then),
+            // Once the next ledger exists, what is queued goes into its snapshot instead.
+            None if self.roll == Roll::Created => {}
+            None => {
+                for body in record::encode(&std::mem::take(&mut self.queued)) {
+                    current.appended += 1;
+                    current.bytes += body.len() as u64;
+                    self.actions.push_back(StateAction::Append { to: Which::Current, body });
+                }
+                current.in_flight = Some((current.appended, std::mem::take(&mut self.queued_then)));
+            }
+        }
+    }
+
+    fn cut(&mut self, (begin, records): (StateRecord, Vec<StateRecord>)) {
+        self.queued.clear();
+        self.covered.append(&mut self.queued_then);
+        let count = u32::try_from(records.len() + 2).expect("a snapshot's records are bounded by memory");
+        let all: Vec<StateRecord> = std::iter::once(begin).chain(records).chain([StateRecord::End { records: count }]).collect();
+        let bodies = record::encode(&all);
+        for body in &bodies {
+            self.actions.push_back(StateAction::Append { to: Which::Next, body: body.clone() });
+        }
+        self.roll = Roll::Writing { bodies, confirmed: 0 };
+    }
+
+    /// The next ledger exists and is named (or not, for a reason that may pass).
+    pub(crate) fn created(&mut self, now: Mono, created: bool) {
+        if self.roll == Roll::Creating {
+            self.roll = if created { Roll::Created } else { Roll::None };
+            if !created {
+                self.roll_wanted = true;
+                self.retry_at = Some(now.after(self.retry_after));
+            }
+        }
+    }
+
+    /// So many entries of a ledger are confirmed.
+    pub(crate) fn confirmed(&mut self, which: Which, entries: u64) {
+        match which {
+            Which::Current => {
+                let Some(current) = &mut self.current else { return };
+                current.confirmed = current.confirmed.max(entries);
+                if let Some((_, then)) = current.in_flight.take_if(|(last, _)| *last <= current.confirmed) {
+                    self.done.extend(then);
+                }
+            }
+            Which::Next => {
+                let Roll::Writing { bodies, confirmed } = &mut self.roll else { return };
+                *confirmed = entries.max(*confirmed);
+                if *confirmed >= bodies.len() as u64 {
+                    let (entries, bodies) = (*confirmed, std::mem::take(bodies));
+                    let bytes = bodies.iter().map(|body| body.len() as u64).sum();
+                    self.roll = Roll::ReadingBack { entries, bytes };
+                    self.actions.push_back(StateAction::ReadBack(bodies));
+                }
+            }
+        }
+    }
+
+    /// The snapshot was read back as it was written (C42), or not.
+    pub(crate) fn read_back(&mut self, now: Mono, same: bool) {
+        let Roll::ReadingBack { entries, bytes } = self.roll else { return };
+        if same {
+            self.roll = Roll::Pointing { entries, bytes };
+            self.actions.push_back(StateAction::Point);
+        } else {
+            self.give_up(now);
+        }
+    }
+
+    /// The pointer names the next ledger, for certain (M3); or the change was refused for a reason that may pass.
+    pub(crate) fn pointed(&mut self, now: Mono, moved: bool) {
+        let Roll::Pointing { entries, bytes } = self.roll else { return };
+        if !moved {
+            self.give_up(now);
+            return;
+        }
+        let had_old = self.current.is_some();
+        self.current = Some(Current { appended: entries, confirmed: entries, bytes: 0, in_flight: None });
+        self.snapshot_bytes = bytes;
+        self.roll = Roll::None;
+        self.done.append(&mut self.covered);
+        if had_old {
+            self.actions.push_back(StateAction::CloseOld);
+            self.sweep = Sweep::WaitsForOld;
+        } else {
+            self.sweep = Sweep::Due;
+        }
+    }
+
+    fn give_up(&mut self, now: Mono) {
+        self.roll = Roll::GivingUp;
+        self.retry_at = Some(now.after(self.retry_after));
+        self.actions.push_back(StateAction::GiveUpNext);
+    }
+
+    /// The next ledger is no longer named; another one is tried after a while.
+    pub(crate) fn given_up(&mut self) {
+        if self.roll == Roll::GivingUp {
+            self.roll = Roll::None;
+            self.roll_wanted = true;
+            self.sweep = Sweep::Due;
+        }
+    }
+
+    /// A ledger ended though nobody asked for it. Everything that was not confirmed there is in memory's state, and so in the
+    /// snapshot that comes now.
+    pub(crate) fn ended(&mut self, now: Mono, which: Which) {
+        match which {
+            Which::Current => {
+                let Some(current) = self.current.take() else { return };
+                self.roll_wanted = true;
+                self.sweep = Sweep::Due;
+                if let Some((_, mut then)) = current.in_flight {
+                    then.append(&mut self.queued_then);
+                    self.queued_then = then;
+                }
+            }
+            Which::Next => match self.roll {
+                Roll::Created | Roll::Writing { .. } | Roll::ReadingBack { .. } => self.give_up(now),
+                // The pointer's change is on its way: its outcome decides, and the ledger that ended has the whole snapshot.
+                Roll::None | Roll::Creating | Roll::Pointing { .. } | Roll::GivingUp => {}
+            },
+        }
+    }
+
+    /// The ledger before is closed.
+    pub(crate) fn old_ended(&mut self) {
+        if self.sweep == Sweep::WaitsForOld {
+            self.sweep = Sweep::Due;
+        }
+    }
+
+    /// Retired ledgers are dropped, or as many as could be; the others are tried again after the next roll.
+    pub(crate) fn swept(&mut self) {
+        if self.sweep == Sweep::Running {
+            self.sweep = Sweep::Clean;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alluvium_types::ids::Offset;
+
+    use super::*;
+
+    fn delta(text: &'static str) -> StateRecord {
+        StateRecord::Subscriptions(Bytes::from_static(text.as_bytes()))
+    }
+
+    fn at(seconds: u64) -> Mono {
+        Mono::from_duration(Duration::from_secs(seconds))
+    }
+
+    struct World {
+        ledger: StateLedger<u32>,
+        now: u64,
+    }
+
+    impl World {
+        fn new() -> Self {
+            Self { ledger: StateLedger::new(false, Duration::from_secs(1)), now: 0 }
+        }
+
+        fn actions(&mut self) -> Vec<StateAction> {
+            let begin = StateRecord::Begin { covers: Offset::ZERO, last_epoch: 0 };
+            self.ledger.step(at(self.now), || (begin, vec![delta("snapshot")]));
+            std::iter::from_fn(|| self.ledger.poll_action()).collect()
+        }
+
+        fn push(&mut self, text: &'static str, then: u32) {
+            self.ledger.push([delta(text)], [then]);
+        }
+
+        /// From `Create` to a moved pointer.
+        fn roll(&mut self) {
+            assert_eq!(self.actions(), [StateAction::Create]);
+            self.ledger.created(at(self.now), true);
+            assert!(matches!(self.actions().as_slice(), [StateAction::Append { to: Which::Next, .. }]));
+            self.ledger.confirmed(Which::Next, 1);
+            assert!(matches!(self.actions().as_slice(), [StateAction::ReadBack(_)]));
+            self.ledger.read_back(at(self.now), true);
+            assert_eq!(self.actions(), [StateAction::Point]);
+            self.ledger.pointed(at(self.now), true);
+        }
+    }
+
+    #[test]
+    fn c64_the_first_records_are_durable_once_the_pointer_names_their_snapshot() {
+        let mut world = World::new();
+        world.push("a", 1);
+        assert_eq!(world.actions(), [StateAction::Create]);
+        world.push("b", 2);
+        world.ledger.created(at(0), true);
+        assert_eq!(world.actions().len(), 1);
+        world.push("c", 3);
+        world.ledger.confirmed(Which::Next, 1);
+        world.actions();
+        assert!(world.ledger.take_done().is_empty(), "not read back");
+        world.ledger.read_back(at(0), true);
+        world.actions();
+        assert!(world.ledger.take_done().is_empty(), "not pointed to");
+        world.ledger.pointed(at(0), true);
+        assert_eq!(world.ledger.take_done(), [1, 2]);
+        // What came after the cut goes into the ledger that is now current.
+        assert!(matches!(world.actions().as_slice(), [StateAction::Append { to: Which::Current, .. }, StateAction::Sweep]));
+        world.ledger.confirmed(Which::Current, 2);
+        assert_eq!(world.ledger.take_done(), [3]);
+        world.ledger.swept();
+        assert!(world.ledger.is_settled());
+    }
+
+    #[test]
+    fn what_arrives_while_an_append_is_in_flight_goes_together() {
+        let mut world = World::new();
+        world.push("a", 1);
+        world.roll();
+        world.actions();
+        world.ledger.take_done();
+        world.push("b", 2);
+        assert_eq!(world.actions().len(), 1);
+        world.push("c", 3);
+        world.push("d", 4);
+        assert_eq!(world.actions(), []);
+        world.ledger.confirmed(Which::Current, 2);
+        assert_eq!(world.ledger.take_done(), [2]);
+        let actions = world.actions();
+        let [StateAction::Append { body, .. }] = actions.as_slice() else { panic!("one append: {actions:?}") };
+        assert_eq!(record::decode(body).expect("sound"), [delta("c"), delta("d")]);
+        // Something without records waits for all before it.
+        world.ledger.push([], [5]);
+        world.actions();
+        assert!(world.ledger.take_done().is_empty());
+        world.ledger.confirmed(Which::Current, 3);
+        assert_eq!(world.ledger.take_done(), [3, 4, 5]);
+    }
+
+    #[test]
+    fn c64_between_the_cut_and_the_pointer_nothing_is_durable() {
+        let mut world = World::new();
+        world.push("a", 1);
+        world.roll();
+        world.actions();
+        world.ledger.swept();
+        world.ledger.take_done();
+        world.push("b", 2);
+        world.actions();
+        world.ledger.roll();
+        assert_eq!(world.actions(), [StateAction::Create]);
+        world.ledger.created(at(0), true);
+        assert_eq!(world.actions(), [], "the old one's append is on its way: no cut yet");
+        world.push("c", 3);
+        world.ledger.confirmed(Which::Current, 2);
+        assert_eq!(world.ledger.take_done(), [2]);
+        let actions = world.actions();
+        assert!(matches!(actions.as_slice(), [StateAction::Append { to: Which::Next, .. }]), "{actions:?}");
+        world.push("d", 4);
+        assert_eq!(world.actions(), []);
+        world.ledger.confirmed(Which::Next, 1);
+        world.ledger.read_back(at(0), true);
+        world.ledger.pointed(at(0), true);
+        assert_eq!(world.ledger.take_done(), [3]);
+        let actions = world.actions();
+        assert!(actions.contains(&StateAction::CloseOld) && !actions.contains(&StateAction::Sweep));
+        world.ledger.old_ended();
+        assert_eq!(world.actions(), [StateAction::Sweep]);
+    }
+
+    #[test]
+    fn c42_a_snapshot_that_reads_back_otherwise_is_given_up_and_tried_again() {
+        let mut world = World::new();
+        world.push("a", 1);
+        assert_eq!(world.actions(), [StateAction::Create]);
+        world.ledger.created(at(0), true);
+        world.actions();
+        world.ledger.confirmed(Which::Next, 1);
+        world.actions();
+        world.ledger.read_back(at(0), false);
+        assert_eq!(world.actions(), [StateAction::GiveUpNext]);
+        world.ledger.given_up();
+        assert_eq!(world.actions(), [StateAction::Sweep]);
+        world.ledger.swept();
+        assert_eq!(world.actions(), []);
+        assert_eq!(world.ledger.next_wakeup(), Some(at(1)));
+        world.now = 1;
+        world.roll();
+        assert_eq!(world.ledger.take_done(), [1], "told once, and late");
+    }
+
+    #[test]
+    fn a_ledger_that_ends_by_itself_is_replaced_by_a_snapshot() {
+        let mut world = World::new();
+        world.push("a", 1);
+        world.roll();
+        world.actions();
+        world.ledger.swept();
+        world.ledger.take_done();
+        world.push("b", 2);
+        world.actions();
+        world.push("c", 3);
+        world.ledger.ended(at(0), Which::Current);
+        world.roll();
+        assert_eq!(world.ledger.take_done(), [2, 3]);
+    }
+}

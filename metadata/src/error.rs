@@ -1,8 +1,12 @@
 //! What can go wrong, by family of operation. Every error says whether the same call may succeed later.
 
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use alluvium_types::ids::{Revision, SessionId};
+use alluvium_types::ids::{ClusterId, Revision, SessionId};
+
+use crate::raft::VoterId;
 
 /// Why a store did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -184,6 +188,86 @@ impl UpdateError {
             | Self::Refused(_)
             | Self::Stopping
             | Self::Unresolved => false,
+        }
+    }
+}
+
+/// Why the embedded store did not open. None of these is retried: a person must look.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder is another cluster's.
+    #[error("{path:?} belongs to cluster {found}, not to {expected}")]
+    OtherCluster {
+        /// The file that says so.
+        path: PathBuf,
+        /// Whose it is.
+        found: ClusterId,
+        /// Whose it should be.
+        expected: ClusterId,
+    },
+    /// The folder is another voter's.
+    #[error("{path:?} belongs to voter {found}, not to {expected}")]
+    OtherVoter {
+        /// The file that says so.
+        path: PathBuf,
+        /// Whose it is.
+        found: VoterId,
+        /// Whose it should be.
+        expected: VoterId,
+    },
+    /// A newer program wrote it.
+    #[error("{path:?} has format {found}; this program knows formats up to {known}: use a newer one")]
+    NewerFormat {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest that is known.
+        known: u32,
+    },
+    /// Parts are missing that were there once, or never came to be.
+    #[error("{dir:?} is half-written: {problem}")]
+    HalfWritten {
+        /// The folder.
+        dir: PathBuf,
+        /// What is missing.
+        problem: String,
+    },
+    /// What is there is not what was written.
+    #[error("{path:?} is corrupt: {problem}")]
+    Corrupt {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The disk did not answer.
+    #[error("cannot use {path:?}")]
+    Disk {
+        /// Which file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Raft refuses its configuration.
+    #[error("the voters make no sense: {problem}")]
+    Voters {
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl OpenError {
+    /// Whether the same call may succeed later, by itself.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::OtherCluster { .. }
+            | Self::OtherVoter { .. }
+            | Self::NewerFormat { .. }
+            | Self::HalfWritten { .. }
+            | Self::Corrupt { .. }
+            | Self::Disk { .. }
+            | Self::Voters { .. } => false,
         }
     }
 }

@@ -47,6 +47,12 @@ impl Leases {
         due
     }
 
+    /// The end of a session could not be decided: it is due again.
+    pub(crate) fn retry(&mut self, session: SessionId, now: Mono) {
+        self.expiring.remove(&session);
+        self.deadlines.insert(session, now);
+    }
+
     /// When the next one is due.
     pub(crate) fn next_deadline(&self) -> Option<Mono> {
         self.deadlines.values().min().copied()

@@ -19,6 +19,7 @@ pub mod live;
 pub mod memory;
 pub mod ownership;
 pub mod policies;
+pub mod raft;
 mod record;
 pub mod segments;
 pub mod session;

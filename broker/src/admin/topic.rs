@@ -1,0 +1,179 @@
+//! Topics.
+
+use alluvium_metadata::policies::Policies;
+use alluvium_metadata::segments::Segment;
+use alluvium_metadata::topics::Topic;
+use alluvium_metadata::{PartitionId, Versioned};
+use alluvium_proto::v1;
+use alluvium_proto::v1::topic_service_server::TopicService;
+use alluvium_types::fault::Fault;
+use alluvium_types::ids::PartitionIndex;
+use alluvium_types::names::{NamespaceName, TopicName};
+use tonic::{Request, Response, Status};
+
+use super::AdminEdge;
+use super::fault::{Refused, absent};
+use super::{page, policies};
+
+/// The most partitions of a topic.
+const PARTITIONS_MAX: u32 = 1024;
+
+#[tonic::async_trait]
+impl TopicService for AdminEdge {
+    async fn create_topic(&self, request: Request<v1::CreateTopicRequest>) -> Result<Response<v1::CreateTopicResponse>, Status> {
+        let topic = self.topic_created(request.into_inner()).await?;
+        Ok(Response::new(v1::CreateTopicResponse { topic: Some(topic) }))
+    }
+
+    async fn get_topic(&self, request: Request<v1::GetTopicRequest>) -> Result<Response<v1::GetTopicResponse>, Status> {
+        Ok(Response::new(self.topic_found(&request.into_inner().name).await?))
+    }
+
+    async fn list_topics(&self, request: Request<v1::ListTopicsRequest>) -> Result<Response<v1::ListTopicsResponse>, Status> {
+        Ok(Response::new(self.topics_listed(&request.into_inner()).await?))
+    }
+
+    async fn update_topic(&self, request: Request<v1::UpdateTopicRequest>) -> Result<Response<v1::UpdateTopicResponse>, Status> {
+        let topic = self.topic_updated(request.into_inner()).await?;
+        Ok(Response::new(v1::UpdateTopicResponse { topic: Some(topic) }))
+    }
+
+    async fn delete_topic(&self, request: Request<v1::DeleteTopicRequest>) -> Result<Response<v1::DeleteTopicResponse>, Status> {
+        self.topic_removed(&request.into_inner().name).await?;
+        Ok(Response::new(v1::DeleteTopicResponse {}))
+    }
+}
+
+fn partitions(asked: u32) -> Result<u32, Refused> {
+    match asked {
+        0 => Ok(1),
+        1..=PARTITIONS_MAX => Ok(asked),
+        _ => {
+            let message = format!("{asked} are asked for, the limit is {PARTITIONS_MAX}");
+            Err(Fault::invalid("partitions", "PARTITIONS", message).into())
+        }
+    }
+}
+
+fn segment(segment: &Segment) -> v1::TopicSegment {
+    let sealed = segment.sealed;
+    let times = sealed.and_then(|s| s.times);
+    v1::TopicSegment {
+        ledger: segment.ledger.get(),
+        first_offset: segment.first.map_or(0, |o| o.get()),
+        end_offset: sealed.map(|s| s.end.get()),
+        bytes: sealed.map_or(0, |s| s.bytes),
+        first_time_ms: times.map_or(0, |(first, _)| first.as_millis()),
+        last_time_ms: times.map_or(0, |(_, last)| last.as_millis()),
+    }
+}
+
+impl AdminEdge {
+    fn shown(&self, name: &TopicName, topic: &Topic, above: Policies) -> v1::Topic {
+        v1::Topic {
+            name: name.to_string(),
+            id: topic.id.to_string(),
+            partitions: topic.partitions,
+            created_ms: topic.created.as_millis(),
+            policies: Some(policies::to_wire(&topic.policies)),
+            effective_policies: Some(policies::to_wire(&topic.policies.or(above))),
+        }
+    }
+
+    /// What is in force in a namespace, whatever level it comes from.
+    async fn policies_of(&self, name: &NamespaceName) -> Result<Policies, Refused> {
+        let namespace = self.namespace_read(name).await?;
+        let tenant = self.broker.metadata().tenants().get(name.tenant()).await?;
+        let above = tenant.map(|t| t.value.policies).unwrap_or_default().or(self.broker.default_policies());
+        Ok(namespace.value.policies.or(above))
+    }
+
+    /// The topic's record, which must be there.
+    pub(super) async fn topic_read(&self, name: &TopicName) -> Result<Versioned<Topic>, Refused> {
+        let found = self.broker.metadata().topics().get(name).await?;
+        found.ok_or_else(|| absent("topic", "TOPIC_NOT_FOUND", name))
+    }
+
+    async fn topic_created(&self, request: v1::CreateTopicRequest) -> Result<v1::Topic, Refused> {
+        let name = TopicName::parse(&request.name)?;
+        let (partitions, policies) = (partitions(request.partitions)?, policies::from_wire(request.policies)?);
+        let above = self.policies_of(name.namespace()).await?;
+        let made = self.broker.metadata().topics().create(&name, partitions, policies).await?;
+        Ok(self.shown(&name, &made.value, above))
+    }
+
+    async fn topic_found(&self, name: &str) -> Result<v1::GetTopicResponse, Refused> {
+        let name = TopicName::parse(name)?;
+        let topic = self.topic_read(&name).await?.value;
+        let mut found = Vec::new();
+        for index in (0..topic.partitions).map(PartitionIndex::new) {
+            found.push(self.partition_found(&topic, index).await?);
+        }
+        let above = self.policies_of(name.namespace()).await?;
+        Ok(v1::GetTopicResponse { topic: Some(self.shown(&name, &topic, above)), partitions: found })
+    }
+
+    /// A partition as its owner knows it, or else as metadata does. Loads nothing.
+    async fn partition_found(&self, topic: &Topic, index: PartitionIndex) -> Result<v1::TopicPartition, Refused> {
+        let id = PartitionId { topic: topic.id, index };
+        let metadata = self.broker.metadata();
+        let owner = metadata.ownership().get(id).await?.map(|o| o.value);
+        let segments = metadata.segments().all(id).await?;
+        let (first, end) = match self.broker.loaded(topic.id, index) {
+            Some(bounds) => (bounds.first.get(), bounds.end.get()),
+            None => {
+                let end = segments.iter().rev().find_map(|s| s.value.sealed.map(|sealed| sealed.end).or(s.value.first));
+                let end = end.map_or(0, |o| o.get());
+                (segments.first().and_then(|s| s.value.first).map_or(end, |o| o.get()), end)
+            }
+        };
+        Ok(v1::TopicPartition {
+            partition: index.get(),
+            owner: owner.as_ref().and_then(|o| o.holder.as_ref()).map(|h| h.broker.to_string()).unwrap_or_default(),
+            epoch: owner.map_or(0, |o| o.epoch.get()),
+            first_offset: first,
+            end_offset: end,
+            bytes: segments.iter().filter_map(|s| s.value.sealed).map(|s| s.bytes).sum(),
+            segments: segments.iter().map(|s| segment(&s.value)).collect(),
+        })
+    }
+
+    async fn topics_listed(&self, request: &v1::ListTopicsRequest) -> Result<v1::ListTopicsResponse, Refused> {
+        let namespace = NamespaceName::parse(&request.namespace)?;
+        let page = request.page.as_ref();
+        let (size, after) = (page::size(page)?, page::after(page, TopicName::parse)?);
+        if after.as_ref().is_some_and(|a| a.namespace() != &namespace) {
+            return Err(page::bad_token());
+        }
+        let above = self.policies_of(&namespace).await?;
+        let listing = self.broker.metadata().topics().list(&namespace, after.as_ref(), size).await?;
+        Ok(v1::ListTopicsResponse {
+            topics: listing.records.iter().map(|(name, topic)| self.shown(name, &topic.value, above)).collect(),
+            next_token: page::token(listing.next),
+        })
+    }
+
+    async fn topic_updated(&self, request: v1::UpdateTopicRequest) -> Result<v1::Topic, Refused> {
+        let name = TopicName::parse(&request.name)?;
+        let policies = request.policies.map(|p| policies::from_wire(Some(p))).transpose()?;
+        let above = self.policies_of(name.namespace()).await?;
+        let topics = self.broker.metadata().topics();
+        let mut topic = self.topic_read(&name).await?;
+        if request.partitions != 0 && request.partitions != topic.value.partitions {
+            topic = topics.set_partitions(&name, &topic, partitions(request.partitions)?).await?;
+        }
+        if let Some(policies) = policies {
+            topic = topics.set_policies(&name, &topic, policies).await?;
+        }
+        self.broker.topic_changed(&name).await;
+        Ok(self.shown(&name, &topic.value, above))
+    }
+
+    async fn topic_removed(&self, name: &str) -> Result<(), Refused> {
+        let name = TopicName::parse(name)?;
+        let topic = self.topic_read(&name).await?;
+        self.broker.metadata().topics().delete(&name, &topic).await?;
+        self.broker.topic_deleted(topic.value.id).await;
+        Ok(())
+    }
+}

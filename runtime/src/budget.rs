@@ -18,7 +18,17 @@ pub struct ByteBudget {
 /// Bytes taken from a budget; they go back when this is dropped.
 #[derive(Debug)]
 #[must_use = "the bytes go back at once when this is dropped"]
-pub struct BytesHeld(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub struct BytesHeld(OwnedSemaphorePermit);
+
+impl BytesHeld {
+    /// Holds `other` as well, as one: both go back together.
+    ///
+    /// # Panics
+    /// If they were taken from different budgets.
+    pub fn join(&mut self, other: Self) {
+        self.0.merge(other.0);
+    }
+}
 
 impl ByteBudget {
     /// A budget of `bytes`, rounded up to whole units.

@@ -37,6 +37,46 @@ pub enum StartAt {
 }
 
 impl Broker {
+    /// The metadata plane.
+    pub fn metadata(&self) -> &alluvium_metadata::Metadata {
+        unreachable!("not built yet")
+    }
+
+    /// What is in force where no tenant, namespace or topic says otherwise.
+    pub fn default_policies(&self) -> alluvium_metadata::policies::Policies {
+        unreachable!("not built yet")
+    }
+
+    /// What of a partition can be read, if this broker has it loaded; loads nothing.
+    pub fn loaded(&self, topic: alluvium_types::ids::TopicId, index: PartitionIndex) -> Option<crate::topic::Bounds> {
+        let _ = (topic, index);
+        unreachable!("not built yet")
+    }
+
+    /// Ends what this broker has loaded of a topic that was deleted: streams get a fault, ledgers go by the auditor.
+    pub async fn topic_deleted(&self, topic: alluvium_types::ids::TopicId) {
+        let _ = topic;
+        unreachable!("not built yet")
+    }
+
+    /// Tells the loaded partitions of a topic that its subscriptions or policies changed in metadata.
+    pub async fn topic_changed(&self, topic: &TopicName) {
+        let _ = topic;
+        unreachable!("not built yet")
+    }
+
+    /// The bookies that live now, by this broker's view of metadata.
+    pub fn live_bookies(
+        &self,
+    ) -> Arc<std::collections::BTreeMap<alluvium_types::names::BookieName, alluvium_metadata::bookies::LiveBookie>> {
+        unreachable!("not built yet")
+    }
+
+    /// How many brokers live now, by this broker's view of metadata.
+    pub fn live_brokers(&self) -> usize {
+        unreachable!("not built yet")
+    }
+
     /// Time.
     pub fn clock(&self) -> &alluvium_runtime::clock::Clock {
         unreachable!("not built yet")

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use alluvium_types::fault::{Fault, FaultKind};
-use alluvium_types::ids::{Epoch, TopicId};
+use alluvium_types::ids::{Epoch, Offset, TopicId};
 use alluvium_types::names::PartitionName;
 use tokio::sync::{mpsc, watch};
 
@@ -11,6 +11,7 @@ use super::bounds::Bounds;
 use super::command::{Command, PublishCommand};
 use super::lease::DispatchLease;
 use super::reader::PartitionReader;
+use crate::broker::StartAt;
 use crate::subscription;
 
 /// A cheap handle to a partition's owner task. It outlives the ownership: calls then answer a retryable fault, and the caller
@@ -68,6 +69,17 @@ impl PartitionHandle {
     /// Reads entries; shared, bounded, independent of the owner task.
     pub fn reader(&self) -> &PartitionReader {
         &self.0.reader
+    }
+
+    /// The offset that a position means here and now.
+    pub async fn resolve(&self, at: StartAt) -> Result<Offset, Fault> {
+        let bounds = self.bounds();
+        Ok(match at {
+            StartAt::Earliest => bounds.first,
+            StartAt::Latest => bounds.end,
+            StartAt::Offset(offset) => bounds.clamp(offset),
+            StartAt::Time(time) => self.0.reader.offset_at(time).await.map_err(|fault| fault.to_fault(&self.0.name))?,
+        })
     }
 
     /// Whether messages may be handed to subscriptions now (M4): asked before every delivery, by whoever sends it.

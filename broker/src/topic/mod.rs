@@ -12,7 +12,9 @@ pub mod entry;
 pub mod handle;
 pub mod hosted;
 pub(crate) mod lease;
+pub(crate) mod log;
 pub mod reader;
+pub(crate) mod retention;
 pub(crate) mod state_ledger;
 
 pub use bounds::Bounds;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::Offset;
+use alluvium_types::names::PartitionName;
 use alluvium_types::time::Timestamp;
 
 use super::entry::LoadedEntry;
@@ -34,6 +36,17 @@ impl ReadFault {
         match self {
             Self::Unavailable(_) | Self::Moved => true,
             Self::Lost { .. } => false,
+        }
+    }
+
+    /// As a caller is told.
+    pub fn to_fault(&self, partition: &PartitionName) -> Fault {
+        match self {
+            Self::Lost { .. } => Fault::new(FaultKind::DataLoss, "MESSAGES_UNREADABLE", format!("partition {partition}: {self}")),
+            Self::Unavailable(_) => {
+                Fault::new(FaultKind::Unavailable, "STORAGE_UNAVAILABLE", format!("partition {partition}: {self}"))
+            }
+            Self::Moved => super::handle::moved(partition),
         }
     }
 }

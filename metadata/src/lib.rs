@@ -10,6 +10,7 @@ pub mod bookies;
 pub mod brokers;
 mod client;
 pub mod clusters;
+pub mod conformance;
 pub mod error;
 pub mod keys;
 mod leases;

@@ -104,6 +104,11 @@ impl RaftStore {
         self.cluster
     }
 
+    /// How far this voter has applied what was decided; others may be further.
+    pub fn applied_revision(&self) -> Revision {
+        self.shared.state.read().revision()
+    }
+
     /// Takes a message of another, authenticated voter. Dropped when there is no room.
     pub fn receive(&self, message: Bytes) {
         if self.messages.try_send(message).is_err() {

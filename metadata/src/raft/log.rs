@@ -169,15 +169,15 @@ impl Log {
     }
 
     /// Takes space for the next piece ahead, if there is none. A full disk is no error: it shows in
-    /// [`Log::has_room`], and the next call tries again.
-    pub(crate) fn prepare(&mut self) {
-        if self.spare {
-            return;
+    /// [`Log::has_room`], and the next call tries again. Says whether there is a spare.
+    pub(crate) fn prepare(&mut self) -> bool {
+        if !self.spare {
+            match take_spare(&self.home) {
+                Ok(()) => self.spare = true,
+                Err(error) => tracing::warn!(%error, "no space for the next piece of the metadata log"),
+            }
         }
-        match take_spare(&self.home) {
-            Ok(()) => self.spare = true,
-            Err(error) => tracing::warn!(%error, "no space for the next piece of the metadata log"),
-        }
+        self.spare
     }
 
     /// The space that the pieces take.

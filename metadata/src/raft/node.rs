@@ -89,6 +89,8 @@ pub(crate) struct Node {
     /// Bytes of proposals since the last sync.
     batch_bytes: usize,
     appended_since_tick: bool,
+    /// The disk gave no space for a spare or a snapshot; asked again at the next tick.
+    is_disk_full: bool,
     /// How many ticks each voter has been waiting for a snapshot.
     waiting_for_snapshot: Vec<(u64, u32)>,
     offered_ticks: u32,
@@ -135,6 +137,7 @@ impl Node {
             image_bytes: opened.image_bytes,
             batch_bytes: 0,
             appended_since_tick: false,
+            is_disk_full: false,
             waiting_for_snapshot: Vec::new(),
             offered_ticks: 0,
         })
@@ -199,6 +202,7 @@ impl Node {
             if !self.raw.has_ready() {
                 self.answer_confirmed();
                 self.batch_bytes = 0;
+                self.look_ahead();
                 return Ok(());
             }
             self.handle_ready()?;
@@ -257,13 +261,14 @@ impl Node {
 
     fn tick(&mut self) -> Result<(), NodeError> {
         self.raw.tick();
+        self.offered_ticks = self.offered_ticks.saturating_add(1);
         self.expire_sessions();
         self.resend_snapshots();
-        self.log.prepare();
+        self.is_disk_full = false;
         if !std::mem::take(&mut self.appended_since_tick) && self.log.has_room(0) {
             self.log.seal(self.raw.store().hard())?;
         }
-        self.snapshot_if_due()
+        Ok(())
     }
 
     fn expire_sessions(&mut self) {
@@ -446,32 +451,46 @@ impl Node {
         Ok(())
     }
 
-    /// Writes a snapshot and lets the log behind it go, once the log has grown enough. A full disk only postpones it.
-    fn snapshot_if_due(&mut self) -> Result<(), NodeError> {
+    /// With everybody answered: takes space for what comes, and lets go what is not needed. A full disk only postpones it.
+    fn look_ahead(&mut self) {
+        if !self.is_disk_full {
+            self.is_disk_full = !self.log.prepare();
+        }
+        if !self.is_disk_full {
+            self.is_disk_full = !self.snapshot_if_due();
+        }
+        self.offer_snapshot();
+    }
+
+    /// Makes a snapshot for voters that are too far behind, and frees it when nobody asks any more.
+    fn offer_snapshot(&mut self) {
         if self.raw.store().wants_snapshot() {
             let body = codec::encode_image(&self.around.shared.state.read().image());
             self.raw.mut_store().offer(self.applied, body);
             self.offered_ticks = 0;
         }
-        self.offered_ticks = self.offered_ticks.saturating_add(1);
         if self.offered_ticks > SNAPSHOT_PATIENCE_TICKS {
             self.raw.mut_store().withdraw();
         }
+    }
+
+    /// Writes a snapshot and lets the log behind it go, once the log has grown enough. `false`: the disk gave no space.
+    fn snapshot_if_due(&mut self) -> bool {
         let due = self.snapshot_after_bytes.max(2 * self.image_bytes);
         if self.log.bytes() < due || self.applied <= self.snapshot_index {
-            return Ok(());
+            return true;
         }
         let body = codec::encode_image(&self.around.shared.state.read().image());
         let term = self.raw.store().term_of(self.applied).expect("what is applied is kept or is the base");
         let stored = StoredSnapshot { index: self.applied, term, voters: self.raw.store().voters(), body: body.into() };
         if let Err(error) = snapshot::write(&self.home, &stored) {
             tracing::warn!(%error, "no snapshot of metadata yet; trying again");
-            return Ok(());
+            return false;
         }
         let kept = self.applied.saturating_sub(self.trailing_entries);
         self.raw.mut_store().compact(kept);
         self.forget_before(self.applied, stored.body.len() as u64);
-        Ok(())
+        true
     }
 
     /// A durable snapshot of `index` covers what was before.

@@ -16,8 +16,8 @@ use alluvium_runtime::backoff::Backoff;
 use alluvium_types::fault::FaultKind;
 use alluvium_types::time::Mono;
 
-use super::pending::Stored;
 use crate::error::{Error, transient};
+use crate::producer::pending::Stored;
 
 /// Refusals that say that the batch is in the log, only not where.
 const STORED: [&str; 2] = ["DUPLICATE_TOO_OLD", "SEQUENCE_REBATCHED"];
@@ -26,25 +26,25 @@ const UNSETTLED: [&str; 3] = ["SEQUENCE_GAP", "SEQUENCE_OVERLAP", "PRODUCER_UNKN
 
 /// What does not change while a producer lives.
 #[derive(Clone, Debug)]
-pub(super) struct Rules {
+pub(in crate::producer) struct Rules {
     /// The producer's name; `None`: not idempotent.
-    pub(super) name: Option<String>,
+    pub(in crate::producer) name: Option<String>,
     /// Without a name: send again what may be stored.
-    pub(super) resend_unresolved: bool,
+    pub(in crate::producer) resend_unresolved: bool,
     /// How long a batch may take.
-    pub(super) timeout: Duration,
+    pub(in crate::producer) timeout: Duration,
 }
 
 /// Something to be sent on the stream.
 #[derive(Debug)]
-pub(super) enum Request {
+pub(in crate::producer) enum Request {
     Claim { partition: u32, last_epoch: Option<u64> },
     Batch { id: u64, partition: u32, epoch: u64, batch: v1::Batch },
 }
 
 /// Something to be done or told. `T` stands for what is told of a batch's outcome.
 #[derive(Debug)]
-pub(super) enum Effect<T> {
+pub(in crate::producer) enum Effect<T> {
     /// A batch's fate.
     Told(T, Result<Stored, Error>),
     /// A partition was claimed; the next message there gets this sequence.
@@ -62,17 +62,17 @@ pub(super) enum Effect<T> {
 
 /// A batch ready to be sent.
 #[derive(Debug)]
-pub(super) struct Closed<T> {
-    pub(super) partition: u32,
-    pub(super) batch: v1::Batch,
-    pub(super) outcome: T,
+pub(in crate::producer) struct Closed<T> {
+    pub(in crate::producer) partition: u32,
+    pub(in crate::producer) batch: v1::Batch,
+    pub(in crate::producer) outcome: T,
     /// When its first message came.
-    pub(super) since: Mono,
+    pub(in crate::producer) since: Mono,
 }
 
 /// All partitions of one producer.
 #[derive(Debug)]
-pub(super) struct Session<T> {
+pub(in crate::producer) struct Session<T> {
     rules: Rules,
     lanes: Vec<Lane<T>>,
     next_id: u64,
@@ -148,7 +148,7 @@ impl<T> Lane<T> {
 }
 
 impl<T> Session<T> {
-    pub(super) fn new(rules: Rules, partitions: u32, backoff: &Backoff) -> Self {
+    pub(in crate::producer) fn new(rules: Rules, partitions: u32, backoff: &Backoff) -> Self {
         let claim = if rules.name.is_some() { Claim::Idle } else { Claim::Held(0) };
         let lane = |_| Lane {
             claim,
@@ -163,32 +163,32 @@ impl<T> Session<T> {
     }
 
     /// What is to be done, in order, since the last call.
-    pub(super) fn effects(&mut self) -> Vec<Effect<T>> {
+    pub(in crate::producer) fn effects(&mut self) -> Vec<Effect<T>> {
         std::mem::take(&mut self.effects)
     }
 
     /// Whether nothing is unresolved.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::producer) fn is_empty(&self) -> bool {
         self.lanes.iter().all(|lane| lane.entries.is_empty())
     }
 
     /// Whether nothing of this partition is unresolved.
-    pub(super) fn is_idle(&self, partition: u32) -> bool {
+    pub(in crate::producer) fn is_idle(&self, partition: u32) -> bool {
         self.lanes[partition as usize].entries.is_empty()
     }
 
     /// Whether a batch of this partition would be sent at once, on a stream that stands.
-    pub(super) fn accepts(&self, partition: u32, now: Mono) -> bool {
+    pub(in crate::producer) fn accepts(&self, partition: u32, now: Mono) -> bool {
         self.lanes[partition as usize].can_send(now)
     }
 
     /// The outcomes of all that is unresolved.
-    pub(super) fn outcomes(&self) -> impl Iterator<Item = &T> {
+    pub(in crate::producer) fn outcomes(&self) -> impl Iterator<Item = &T> {
         self.lanes.iter().flat_map(|lane| lane.entries.iter().map(|entry| &entry.outcome))
     }
 
     /// Sees to it that a partition is claimed. [`Effect::Claimed`] or [`Effect::Unclaimed`] will tell, unless it is.
-    pub(super) fn want_claim(&mut self, partition: u32, now: Mono) {
+    pub(in crate::producer) fn want_claim(&mut self, partition: u32, now: Mono) {
         let lane = &mut self.lanes[partition as usize];
         if lane.claim == Claim::Idle {
             lane.claim = Claim::Due(now);
@@ -196,7 +196,7 @@ impl<T> Session<T> {
     }
 
     /// Adds a batch behind those of its partition.
-    pub(super) fn add(&mut self, closed: Closed<T>) {
+    pub(in crate::producer) fn add(&mut self, closed: Closed<T>) {
         let lane = &mut self.lanes[closed.partition as usize];
         let expires = closed.since.after(self.rules.timeout);
         let entry = Entry { batch: closed.batch, outcome: closed.outcome, sent: None, unsure: false, expires };
@@ -208,7 +208,7 @@ impl<T> Session<T> {
     }
 
     /// The next thing to be sent, the partitions in turn.
-    pub(super) fn next_request(&mut self, now: Mono) -> Option<Request> {
+    pub(in crate::producer) fn next_request(&mut self, now: Mono) -> Option<Request> {
         let lanes = self.lanes.len();
         for step in 0..lanes {
             let index = (self.turn + step) % lanes;
@@ -235,7 +235,7 @@ impl<T> Session<T> {
     }
 
     /// When something becomes due by itself, that isn't yet.
-    pub(super) fn deadline(&self, now: Mono) -> Option<Mono> {
+    pub(in crate::producer) fn deadline(&self, now: Mono) -> Option<Mono> {
         let times = self.lanes.iter().flat_map(|lane| {
             let claim = if let Claim::Due(at) = lane.claim { Some(at).filter(|at| *at > now) } else { None };
             let resume = lane.paused_until.filter(|until| *until > now);
@@ -245,7 +245,7 @@ impl<T> Session<T> {
     }
 
     /// The stream is gone; receipts for what was sent on it will not come.
-    pub(super) fn on_disconnected(&mut self, cause: &Error, now: Mono) {
+    pub(in crate::producer) fn on_disconnected(&mut self, cause: &Error, now: Mono) {
         let keep = self.rules.name.is_some() || self.rules.resend_unresolved;
         for lane in &mut self.lanes {
             if self.rules.name.is_some() {
@@ -267,7 +267,7 @@ impl<T> Session<T> {
     }
 
     /// The answer to a claim.
-    pub(super) fn on_claimed(&mut self, claimed: v1::PublishClaimed, now: Mono) {
+    pub(in crate::producer) fn on_claimed(&mut self, claimed: v1::PublishClaimed, now: Mono) {
         let Some(lane) = self.lanes.get_mut(claimed.partition as usize) else { return };
         if lane.claim != Claim::Asked {
             return;
@@ -317,7 +317,7 @@ impl<T> Session<T> {
     }
 
     /// A receipt. One for an earlier attempt, since withdrawn, says nothing that the next one won't.
-    pub(super) fn on_receipt(&mut self, receipt: v1::PublishReceipt, now: Mono) {
+    pub(in crate::producer) fn on_receipt(&mut self, receipt: v1::PublishReceipt, now: Mono) {
         let named = self.rules.name.is_some();
         let partition = receipt.partition;
         let Some(lane) = self.lanes.get_mut(partition as usize) else { return };
@@ -378,7 +378,7 @@ impl<T> Session<T> {
     }
 
     /// Gives up what has taken too long.
-    pub(super) fn on_tick(&mut self, now: Mono) {
+    pub(in crate::producer) fn on_tick(&mut self, now: Mono) {
         let expired = |entry: &mut Entry<T>| entry.expires <= now;
         for partition in 0..u32::try_from(self.lanes.len()).expect("partitions are counted in 32 bits") {
             let lane = &mut self.lanes[partition as usize];
@@ -397,7 +397,7 @@ impl<T> Session<T> {
 
     /// Gives up everything of a partition because something there has taken too long. Where anything was sent under a name,
     /// what the log holds has to be learnt by a new claim, on a new stream.
-    pub(super) fn expire(&mut self, partition: u32) {
+    pub(in crate::producer) fn expire(&mut self, partition: u32) {
         let cause = Error::TimedOut(self.rules.timeout);
         self.break_lane(partition, cause.clone(), 0, None);
         if self.rules.name.is_some() {
@@ -406,7 +406,7 @@ impl<T> Session<T> {
     }
 
     /// Fails everything that is unresolved, because the producer ends.
-    pub(super) fn fail_all(&mut self, cause: &Error) {
+    pub(in crate::producer) fn fail_all(&mut self, cause: &Error) {
         for lane in &mut self.lanes {
             for entry in lane.entries.drain(..) {
                 let error = entry.fate(cause.clone());
@@ -430,3 +430,8 @@ impl<T> Session<T> {
         self.effects.push(Effect::Broken { partition, cause, next });
     }
 }
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

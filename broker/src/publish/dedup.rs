@@ -290,6 +290,17 @@ impl Dedup {
         }
     }
 
+    /// What was judged as appended from `end` on never was: forgets it.
+    pub(crate) fn forget_after(&mut self, end: Offset) {
+        for row in self.rows.values_mut() {
+            if row.producer.runs.back().is_some_and(|run| run.first_offset.get() + run.count > end.get()) {
+                self.bytes -= row.producer.bytes();
+                row.producer = row.producer.as_of(end);
+                self.bytes += row.producer.bytes();
+            }
+        }
+    }
+
     /// Everything that is known when the log ends at `end`.
     pub(crate) fn snapshot(&self, end: Offset) -> Vec<Producer> {
         self.rows.values().map(|row| row.producer.as_of(end)).collect()

@@ -21,7 +21,7 @@ struct Inner {
     end: Offset,
     bytes: usize,
     #[expect(dead_code, reason = "held for its drop")]
-    held: Option<BytesHeld>,
+    held: Option<Arc<BytesHeld>>,
 }
 
 /// One batch of an entry, in its place.
@@ -44,19 +44,30 @@ impl PlacedBatch<'_> {
 
 impl LoadedEntry {
     /// Decodes a body. `held` is what was taken for it from a budget.
-    pub fn decode(ledger: LedgerId, entry: EntryId, body: &Bytes, held: Option<BytesHeld>) -> Result<Self, EntryError> {
+    pub fn decode(place: (LedgerId, EntryId), body: &Bytes, held: Option<Arc<BytesHeld>>) -> Result<Self, EntryError> {
         let (header, blobs) = EntryHeader::decode(body)?;
-        Ok(Self::new(ledger, entry, header, blobs, body.len(), held))
+        Ok(Self::new(place, header, blobs, body.len(), held))
     }
 
-    /// From a header and blobs that are at hand already.
-    pub(crate) fn new(
-        ledger: LedgerId,
-        entry: EntryId,
+    /// From a body and its header, which is at hand already.
+    pub(crate) fn of_parts(place: (LedgerId, EntryId), header: EntryHeader, body: &Bytes, held: Option<Arc<BytesHeld>>) -> Self {
+        let blob_bytes: usize = header.batches.iter().map(|batch| batch.blob_bytes as usize).sum();
+        let mut at = body.len() - blob_bytes;
+        let mut blobs = Vec::with_capacity(header.batches.len());
+        for batch in &header.batches {
+            let end = at + batch.blob_bytes as usize;
+            blobs.push(body.slice(at..end));
+            at = end;
+        }
+        Self::new(place, header, blobs, body.len(), held)
+    }
+
+    fn new(
+        (ledger, entry): (LedgerId, EntryId),
         header: EntryHeader,
         blobs: Vec<Bytes>,
         bytes: usize,
-        held: Option<BytesHeld>,
+        held: Option<Arc<BytesHeld>>,
     ) -> Self {
         let end = header.range().end_offset();
         Self(Arc::new(Inner { ledger, entry, header, blobs, end, bytes, held }))

@@ -423,6 +423,18 @@ impl Log {
         Some((current.first, current.sealed))
     }
 
+    /// Whether a ledger is wanted, could not be created, and is not tried again before a while.
+    pub(crate) fn is_held_up(&self, now: Mono) -> bool {
+        matches!(self.phase, Phase::Bare) && self.retry_at.is_some_and(|at| now < at)
+    }
+
+    /// Who waits for an entry of the ledger that is written.
+    pub(crate) fn take_waiting(&mut self, entry: EntryId) -> Vec<Waiting> {
+        let (Phase::Open(current) | Phase::Closing(current)) = &self.phase else { return Vec::new() };
+        let index = entry.get().checked_sub(current.entries).and_then(|index| usize::try_from(index).ok());
+        index.and_then(|index| self.in_flight.get_mut(index)).map(|entry| std::mem::take(&mut entry.waiting)).unwrap_or_default()
+    }
+
     /// Everyone who waits for something in flight, in order.
     pub(crate) fn abandon(&mut self) -> Vec<Waiting> {
         self.given = 0;

@@ -13,6 +13,7 @@ pub mod handle;
 pub mod hosted;
 pub(crate) mod lease;
 pub(crate) mod log;
+pub(crate) mod owner;
 pub mod reader;
 pub(crate) mod retention;
 pub(crate) mod state_ledger;

@@ -216,11 +216,20 @@ fn decode_descriptor(at: &mut Bytes) -> Result<BatchDescriptor, EntryError> {
 
 /// The entry's checksum (B4), the same on every copy for ever: over ledger, entry and length (little-endian), then the body.
 pub fn entry_checksum(ledger: LedgerId, entry: EntryId, body: Crc32c, body_bytes: usize) -> Crc32c {
+    entry_prefix(ledger, entry, body_bytes).followed_by(body, body_bytes)
+}
+
+/// The same, passing over the body: what a reader verifies with.
+pub fn entry_checksum_over(ledger: LedgerId, entry: EntryId, body: &[u8]) -> Crc32c {
+    entry_prefix(ledger, entry, body.len()).then(body)
+}
+
+fn entry_prefix(ledger: LedgerId, entry: EntryId, body_bytes: usize) -> Crc32c {
     let mut prefix = [0_u8; 20];
     prefix[0..8].copy_from_slice(&ledger.get().to_le_bytes());
     prefix[8..16].copy_from_slice(&entry.get().to_le_bytes());
     prefix[16..20].copy_from_slice(&u32::try_from(body_bytes).expect("an entry is smaller than 4 GiB").to_le_bytes());
-    Crc32c::of(&prefix).followed_by(body, body_bytes)
+    Crc32c::of(&prefix)
 }
 
 #[cfg(test)]

@@ -1,0 +1,131 @@
+//! Reading entries back, verified.
+
+use std::sync::Arc;
+
+use alluvium_runtime::disk::{BLOCK_BYTES, BufPool};
+use alluvium_types::entry::entry_checksum_over;
+use alluvium_types::ids::{EntryId, LedgerId};
+use bytes::Bytes;
+
+use super::error::ReadError;
+use super::files::{Files, LogFile};
+use super::frame::Frame;
+use super::head::{HEAD_BYTES, Head, Kind, frame_bytes};
+use super::place::Location;
+
+/// How far apart two frames may lie to come in one transfer: reading over a gap costs less than another transfer.
+const GAP_BYTES_MAX: u64 = 64 << 10;
+/// Transfer buffers that are kept for use again.
+const IDLE_BUFFERS: usize = 16;
+
+/// Reads entries where the index says they are. Cheap to clone; calls block.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    files: Arc<Files>,
+    buffers: BufPool,
+    read_bytes: usize,
+}
+
+/// One answer: the frame, or why not.
+type Answer = Result<Frame, ReadError>;
+
+impl Reader {
+    /// A reader of these files.
+    pub fn new(files: Arc<Files>) -> Self {
+        let read_bytes = files.config().read_bytes;
+        // A transfer is aligned outward at both ends.
+        Self { files, buffers: BufPool::new(read_bytes + 2 * BLOCK_BYTES, IDLE_BUFFERS), read_bytes }
+    }
+
+    /// One entry.
+    pub fn read(&self, ledger: LedgerId, entry: EntryId, location: Location) -> Answer {
+        let mut answers = self.read_many(ledger, &[(entry, location)]);
+        answers.pop().expect("one answer for each entry")
+    }
+
+    /// Several entries of a ledger, one answer each. Those that lie next to each other come in transfers of about 1 MiB, whose
+    /// memory the bodies share. The caller bounds the sum of their bytes.
+    pub fn read_many(&self, ledger: LedgerId, wanted: &[(EntryId, Location)]) -> Vec<Answer> {
+        let mut answers = Vec::with_capacity(wanted.len());
+        let mut rest = wanted;
+        while let Some((_, first)) = rest.first() {
+            let mut end = end_of(*first);
+            let run = 1 + rest[1..]
+                .iter()
+                .take_while(|(_, next)| {
+                    let joins = next.file == first.file
+                        && next.offset() >= end
+                        && next.offset() - end <= GAP_BYTES_MAX
+                        && end_of(*next) - first.offset() <= self.read_bytes as u64;
+                    if joins {
+                        end = end_of(*next);
+                    }
+                    joins
+                })
+                .count();
+            let (run, after) = rest.split_at(run);
+            rest = after;
+            self.transfer(ledger, run, &mut answers);
+        }
+        answers
+    }
+
+    /// Reads frames that lie close to each other at once.
+    fn transfer(&self, ledger: LedgerId, run: &[(EntryId, Location)], answers: &mut Vec<Answer>) {
+        let (first, last) = (run[0].1, run[run.len() - 1].1);
+        let Some(file) = self.files.get(first.file) else {
+            answers.extend(run.iter().map(|(_, location)| Err(ReadError::Moved(*location))));
+            return;
+        };
+        let block = BLOCK_BYTES as u64;
+        let start = first.offset() / block * block;
+        let bytes = end_of(last).next_multiple_of(block).min(file.header.bytes).saturating_sub(start);
+        let bytes = usize::try_from(bytes).expect("a transfer fits in memory");
+        let mut buf = self.buffers.take(bytes);
+        match file.read(start, &mut buf[..bytes]) {
+            Ok(filled) => {
+                let bytes = Bytes::from_owner(buf).slice(..filled);
+                for (entry, location) in run {
+                    let frame = decode(&file, &bytes, start, ledger, *entry, *location);
+                    answers.push(frame.ok_or_else(|| self.blame(&file, *location, ReadError::Corrupt(*location))));
+                }
+            }
+            // One bad block must not take its neighbours with it.
+            Err(_) if run.len() > 1 => {
+                for one in run.chunks(1) {
+                    self.transfer(ledger, one, answers);
+                }
+            }
+            Err(source) => answers.push(Err(self.blame(&file, first, ReadError::Io { location: first, source }))),
+        }
+    }
+
+    /// A file that was released meanwhile may hold anything: that is no corruption.
+    fn blame(&self, file: &Arc<LogFile>, location: Location, error: ReadError) -> ReadError {
+        match self.files.get(location.file) {
+            Some(now) if Arc::ptr_eq(&now, file) => error,
+            _ => ReadError::Moved(location),
+        }
+    }
+}
+
+fn end_of(location: Location) -> u64 {
+    location.offset() + frame_bytes(location.body_bytes as usize) as u64
+}
+
+/// The frame at a location, if both of its checksums and all that the index knows agree (B4).
+fn decode(file: &LogFile, bytes: &Bytes, start: u64, ledger: LedgerId, entry: EntryId, at: Location) -> Option<Frame> {
+    let from = usize::try_from(at.offset().checked_sub(start)?).ok()?;
+    let body_from = from + HEAD_BYTES;
+    let body_to = body_from + at.body_bytes as usize;
+    let head = Head::decode(bytes.get(from..body_from)?, file.header.salt, at.unit)?;
+    if head.kind != Kind::Entry || head.body_bytes != at.body_bytes || body_to > bytes.len() {
+        return None;
+    }
+    let head = head.entry();
+    let body = bytes.slice(body_from..body_to);
+    let is_it = head.ledger == ledger
+        && head.entry == entry
+        && entry_checksum_over(ledger, entry, &body) == head.checksum;
+    is_it.then_some(Frame { head, body })
+}

@@ -1,0 +1,280 @@
+//! Between the partitions' machines and one consumer: credit shared by all partitions of a stream, and what waits to be sent.
+//!
+//! A bounded channel with two kinds of bound: deliveries are taken only against credit and room (in bytes and number), and
+//! everything else answers something that the session limits itself: acknowledgements in flight, one read for each
+//! partition. The credit is the stream's, so one permit serves whichever partition has a message (1 means 1).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+
+use alluvium_types::fault::Fault;
+use alluvium_types::ids::{Offset, PartitionIndex};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::credit::{Account, Allowance, Grant};
+use super::input::Span;
+use crate::topic::LoadedEntry;
+
+/// Bytes of deliveries that may wait in a mailbox; the last one may exceed it.
+pub const WAITING_BYTES_MAX: u64 = 1 << 20;
+/// Deliveries that may wait in a mailbox.
+pub const WAITING_MAX: usize = 1024;
+
+/// What a partition's machine tells a consumer.
+#[derive(Debug)]
+pub enum Event {
+    /// Messages.
+    Delivery(Delivery),
+    /// An acknowledgement is durable (S1), or refused.
+    Receipt {
+        /// The client's number for it.
+        id: u64,
+        /// Why it is refused.
+        fault: Option<Fault>,
+    },
+    /// Read from the partition and hand the entries to the machine ([`super::Input::Entries`]), whatever else waits.
+    Read {
+        /// From here.
+        from: Offset,
+        /// About so many bytes.
+        bytes_max: usize,
+    },
+    /// These messages can't be delivered now (T6); the stream goes on.
+    Problem {
+        /// Which.
+        span: Span,
+        /// Why.
+        fault: Fault,
+    },
+    /// This consumer is no longer one of the subscription: nothing more comes from this partition.
+    Ended(Fault),
+}
+
+/// Messages of one entry, due to this consumer.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Where they are.
+    pub entry: LoadedEntry,
+    /// Which of them.
+    pub span: Span,
+    /// 1 for the first time.
+    pub attempt: u32,
+    /// The credit taken for them: whole batches at their inflated size, parts of one at their share of it.
+    pub taken: Grant,
+}
+
+/// The session's end.
+#[derive(Clone)]
+pub struct Mailbox(Arc<Shared>);
+
+/// A partition's end.
+#[derive(Clone)]
+pub struct Slot {
+    shared: Arc<Shared>,
+    partition: PartitionIndex,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    account: Account,
+    events: VecDeque<(PartitionIndex, Event)>,
+    /// Deliveries taken and not yet released by the session.
+    waiting: Grant,
+    waiting_deliveries: usize,
+    /// Counts what makes credit or room.
+    version: u64,
+    /// Partitions that had something and found too little credit or room, and the version at which they did.
+    starved: BTreeMap<PartitionIndex, u64>,
+    closed: bool,
+}
+
+impl State {
+    fn allowance(&self) -> Option<Allowance> {
+        let full = self.waiting.bytes >= WAITING_BYTES_MAX || self.waiting_deliveries >= WAITING_MAX;
+        if self.closed || full { None } else { self.account.allowance() }
+    }
+
+    fn starve(&mut self, partition: PartitionIndex) {
+        self.starved.insert(partition, self.version);
+    }
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Mailbox {
+    /// An empty one, without credit.
+    pub fn new() -> Self {
+        Self(Arc::new(Shared { state: Mutex::new(State::default()), changed: Notify::new() }))
+    }
+
+    /// The end for a partition.
+    pub fn slot(&self, partition: PartitionIndex) -> Slot {
+        Slot { shared: Arc::clone(&self.0), partition }
+    }
+
+    /// Opens credit.
+    pub fn grant(&self, more: Grant) -> Result<(), Fault> {
+        let mut state = self.0.state.lock();
+        state.account.grant(more)?;
+        state.version += 1;
+        Ok(())
+    }
+
+    /// The next event that waits.
+    pub fn pop(&self) -> Option<(PartitionIndex, Event)> {
+        self.0.state.lock().events.pop_front()
+    }
+
+    /// Resolves once something was posted or settled since the last call. Cancel safe.
+    pub async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+
+    /// A delivery left the session: its room is free again.
+    pub fn release(&self, taken: Grant) {
+        let mut state = self.0.state.lock();
+        state.waiting_deliveries = state.waiting_deliveries.saturating_sub(1);
+        state.waiting.messages = state.waiting.messages.saturating_sub(taken.messages);
+        state.waiting.bytes = state.waiting.bytes.saturating_sub(taken.bytes);
+        state.version += 1;
+    }
+
+    /// Credit taken for what was not delivered after all goes back.
+    pub fn refund(&self, unused: Grant) {
+        let mut state = self.0.state.lock();
+        state.account.refund(unused);
+        state.version += 1;
+    }
+
+    /// Takes `bytes` more for a delivery that turns out larger than was taken for it. Given if that much is left, or
+    /// if nothing but what waits here is on its way and something is left.
+    pub fn take_more(&self, bytes: u64) -> bool {
+        let mut state = self.0.state.lock();
+        let left = state.account.left().bytes;
+        let alone = state.account.on_their_way() <= state.waiting.messages;
+        let given = bytes <= left || (alone && left > 0);
+        if given {
+            state.account.take(Grant { messages: 0, bytes });
+        }
+        given
+    }
+
+    /// Messages of one delivery went out while others of it still wait.
+    pub fn sent_in_part(&self, messages: u64) {
+        let mut state = self.0.state.lock();
+        state.waiting.messages = state.waiting.messages.saturating_sub(messages);
+    }
+
+    /// The partitions to be told that there is more credit or room than when they found too little: once each time.
+    pub fn refilled(&self) -> Vec<PartitionIndex> {
+        let mut state = self.0.state.lock();
+        if state.starved.is_empty() || state.allowance().is_none() {
+            return Vec::new();
+        }
+        let version = state.version;
+        state.starved.extract_if(.., |_, seen| *seen < version).map(|(partition, _)| partition).collect()
+    }
+
+    /// Takes nothing more. What waits can still be popped.
+    pub fn close(&self) {
+        self.0.state.lock().closed = true;
+    }
+
+    /// The credit, as sums.
+    pub fn account(&self) -> Account {
+        self.0.state.lock().account
+    }
+}
+
+impl Slot {
+    /// Lets `choose` take what the credit and room allow, and charges what it says: in one step, so that partitions that share
+    /// the credit can't both take its last message. Without credit or room, or when it declines what there is, the partition
+    /// is told later that there is more.
+    pub(crate) fn take<T>(&self, choose: impl FnOnce(Option<Allowance>) -> Choice<T>) -> Option<T> {
+        let mut state = self.shared.state.lock();
+        match choose(state.allowance()) {
+            Choice::Take(used, chosen) => {
+                state.account.take(used);
+                state.waiting.messages += used.messages;
+                state.waiting.bytes += used.bytes;
+                state.waiting_deliveries += 1;
+                Some(chosen)
+            }
+            Choice::TooLittle => {
+                state.starve(self.partition);
+                None
+            }
+            Choice::Pass(answer) => Some(answer),
+        }
+    }
+
+    /// Whether there is credit and room. Without, the partition is told later that there is.
+    pub(crate) fn is_ready(&self) -> bool {
+        let mut state = self.shared.state.lock();
+        let ready = state.allowance().is_some();
+        if !ready {
+            state.starve(self.partition);
+        }
+        ready
+    }
+
+    /// Hands an event over. [`Event::Ended`] takes the place of deliveries that still wait: their messages are no longer this
+    /// consumer's.
+    pub(crate) fn post(&self, event: Event) {
+        let mut state = self.shared.state.lock();
+        if matches!(event, Event::Ended(_)) {
+            state.events.retain(|(p, e)| *p != self.partition || !matches!(e, Event::Delivery(_) | Event::Read { .. }));
+        }
+        state.events.push_back((self.partition, event));
+        drop(state);
+        self.shared.changed.notify_one();
+    }
+
+    /// So many of this consumer's messages are acknowledged or given back.
+    pub(crate) fn settle(&self, messages: u64) {
+        let mut state = self.shared.state.lock();
+        state.account.settle(messages);
+        state.version += 1;
+        drop(state);
+        self.shared.changed.notify_one();
+    }
+
+    /// What is left of the credit.
+    pub(crate) fn credit(&self) -> Grant {
+        self.shared.state.lock().account.left()
+    }
+}
+
+/// What came of an offer to take.
+pub(crate) enum Choice<T> {
+    /// Taken, for so much credit.
+    Take(Grant, T),
+    /// There is something, and too little credit or room for it.
+    TooLittle,
+    /// Nothing is taken, for another reason.
+    Pass(T),
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.0.state.lock();
+        write!(f, "Mailbox({} waiting, {:?})", state.events.len(), state.account)
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Slot({:?})", self.partition)
+    }
+}

@@ -1,0 +1,380 @@
+//! One subscription with those who consume it: their mailboxes, the entries at hand, and what is being read.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use alluvium_types::fault::{Fault, FaultKind};
+use alluvium_types::ids::{Offset, Revision};
+use alluvium_types::names::SubscriptionName;
+use alluvium_types::time::Mono;
+use bytes::Bytes;
+
+use super::credit::Grant;
+use super::cursor::{Change, Cursor};
+use super::discipline::Present;
+use super::fates::Settled;
+use super::input::{AckRequest, ConsumerId, CursorStats, JoinRequest, Output, Span};
+use super::machine::moved;
+use super::mailbox::{Choice, Delivery, Event, Slot};
+use super::record::{Record, SPANS_MAX, Step};
+use super::state::{Bound, Next, Subscription, Taken};
+use super::window::Window;
+use crate::topic::{Effects, LoadedEntry, ReadFault, SubscriptionKind};
+
+/// About what a consumer is asked to read at a time.
+const READ_BYTES: usize = 512 << 10;
+/// What is kept at hand: below this, more is read ahead.
+const AHEAD_BYTES: usize = 512 << 10;
+/// How long after a failed read the next one begins.
+const READ_RETRY: Duration = Duration::from_millis(200);
+/// How long after messages proved unreadable they are tried again.
+const LOST_RETRY: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(crate) struct Place {
+    name: SubscriptionName,
+    id: Revision,
+    subscription: Subscription,
+    slots: BTreeMap<ConsumerId, Slot>,
+    window: Window,
+    /// The one read that is under way: who does it, and from where.
+    reading: Option<(ConsumerId, Offset)>,
+    /// Nothing is dispatched before this: a read failed.
+    paused_until: Option<Mono>,
+    /// Who got something last; the others come first now.
+    served_last: Option<ConsumerId>,
+}
+
+impl Place {
+    pub(crate) fn new(name: SubscriptionName, id: Revision, kind: SubscriptionKind, cursor: Cursor) -> Self {
+        Self {
+            name,
+            id,
+            subscription: Subscription::new(kind, cursor, Bound::default()),
+            slots: BTreeMap::new(),
+            window: Window::default(),
+            reading: None,
+            paused_until: None,
+            served_last: None,
+        }
+    }
+
+    /// The identity of the subscription.
+    pub(crate) const fn id(&self) -> Revision {
+        self.id
+    }
+
+    pub(crate) fn join(&mut self, now: Mono, request: JoinRequest, end: Offset, effects: &mut Effects<Output>) {
+        let newcomer = Present { id: request.consumer, name: request.name };
+        let joined = self.subscription.join(newcomer, request.takeover, request.ack_deadline);
+        let answer = match joined {
+            Ok(replaced) => {
+                let text = format!("another consumer took subscription {} over", self.name);
+                let fault = Fault::new(FaultKind::Fenced, "CONSUMER_REPLACED", text);
+                for consumer in replaced {
+                    self.dismiss(consumer, &fault, effects);
+                }
+                self.slots.insert(request.consumer, request.slot);
+                Ok(())
+            }
+            Err(fault) => Err(fault),
+        };
+        effects.now.push(Output::Answer(request.reply, answer));
+        self.dispatch(now, end, effects);
+    }
+
+    pub(crate) fn leave(
+        &mut self,
+        now: Mono,
+        consumer: ConsumerId,
+        kept: &[Span],
+        unsent: &[Span],
+        end: Offset,
+        effects: &mut Effects<Output>,
+    ) {
+        self.slots.remove(&consumer);
+        self.subscription.leave(consumer, kept, unsent);
+        if self.reading.is_some_and(|(reader, _)| reader == consumer) {
+            self.reading = None;
+        }
+        if self.slots.is_empty() {
+            self.window.clear();
+        }
+        self.dispatch(now, end, effects);
+    }
+
+    pub(crate) fn entries(
+        &mut self,
+        now: Mono,
+        consumer: ConsumerId,
+        from: Offset,
+        result: Result<Vec<LoadedEntry>, ReadFault>,
+        end: Offset,
+        effects: &mut Effects<Output>,
+    ) {
+        if self.reading != Some((consumer, from)) {
+            // Asked for before a seek or by somebody who was replaced.
+            return;
+        }
+        self.reading = None;
+        match result {
+            Ok(entries) if entries.is_empty() && from < end => self.paused_until = Some(now.after(READ_RETRY)),
+            Ok(entries) => {
+                let mut at = from;
+                for entry in entries {
+                    self.skip_gap(Span::new(at, entry.first_offset()), effects);
+                    at = at.max(entry.end_offset());
+                    self.window.insert(entry);
+                }
+            }
+            Err(ReadFault::Lost { first, end: lost_end, reason }) if first <= from && from < lost_end => {
+                self.lost(now, Span::new(from, lost_end), &reason, effects);
+            }
+            Err(error) => {
+                tracing::debug!(subscription = %self.name, %from, %error, "read failed, trying again");
+                self.paused_until = Some(now.after(READ_RETRY));
+            }
+        }
+        self.dispatch(now, end, effects);
+    }
+
+    /// The log has nothing there: it was trimmed in the middle.
+    fn skip_gap(&mut self, span: Span, effects: &mut Effects<Output>) {
+        let (gone, changes, settled) = self.subscription.skip_gap(span);
+        if gone > 0 {
+            tracing::warn!(subscription = %self.name, ?span, messages = gone, "messages are gone that were not acknowledged");
+        }
+        self.settle(settled);
+        self.keep(changes, effects);
+    }
+
+    /// Reported, and tried again later; never skipped (T6).
+    fn lost(&mut self, now: Mono, span: Span, reason: &str, effects: &mut Effects<Output>) {
+        tracing::error!(subscription = %self.name, ?span, reason, "messages cannot be read");
+        if span.first > self.subscription.frontier() {
+            // Read ahead: it is reported when its turn comes.
+            self.paused_until = Some(now.after(READ_RETRY));
+            return;
+        }
+        let settled = self.subscription.park(span, now.after(LOST_RETRY));
+        self.settle(settled);
+        let fault = Fault::new(FaultKind::DataLoss, "UNREADABLE", reason.to_owned()).retry_after(LOST_RETRY);
+        for slot in self.slots.values() {
+            effects.now.push(Output::Post(slot.clone(), Event::Problem { span, fault: fault.clone() }));
+        }
+    }
+
+    pub(crate) fn acknowledge(&mut self, now: Mono, request: AckRequest, end: Offset, effects: &mut Effects<Output>) {
+        match self.subscription.acknowledge(&request.spans, request.before, end) {
+            Ok((changes, settled)) => {
+                self.keep(changes, effects);
+                self.settle(settled);
+                // Also one that changes nothing waits: what it repeats may not be durable yet (S1).
+                effects.when_durable.push(Output::Receipt(request.target, Ok(())));
+            }
+            Err(fault) => effects.now.push(Output::Receipt(request.target, Err(fault))),
+        }
+        self.dispatch(now, end, effects);
+    }
+
+    pub(crate) fn undeliverable(
+        &mut self,
+        now: Mono,
+        consumer: ConsumerId,
+        span: Span,
+        end: Offset,
+        effects: &mut Effects<Output>,
+    ) {
+        if self.slots.contains_key(&consumer)
+            && let Ok((changes, settled)) = self.subscription.acknowledge(&[span], None, end)
+        {
+            self.keep(changes, effects);
+            self.settle(settled);
+        }
+        self.dispatch(now, end, effects);
+    }
+
+    pub(crate) fn give_back(
+        &mut self,
+        now: Mono,
+        spans: &[Span],
+        consumer: Option<ConsumerId>,
+        delay: Duration,
+        end: Offset,
+        effects: &mut Effects<Output>,
+    ) {
+        let settled = self.subscription.give_back(spans, consumer, delay, now);
+        self.settle(settled);
+        self.dispatch(now, end, effects);
+    }
+
+    /// The cursor stands at `to`; everybody who was connected begins anew, so that nothing they still hold or acknowledge is
+    /// taken for what comes now.
+    pub(crate) fn seek(&mut self, to: Offset, effects: &mut Effects<Output>) {
+        let (change, consumers) = self.subscription.seek(to);
+        self.keep(vec![change], effects);
+        let fault = moved(&self.name);
+        for consumer in consumers {
+            self.dismiss(consumer, &fault, effects);
+        }
+        self.window.clear();
+        self.reading = None;
+        self.paused_until = None;
+    }
+
+    pub(crate) fn trimmed(&mut self, first: Offset) {
+        if first <= self.subscription.cursor().next() {
+            return;
+        }
+        let (lost, settled) = self.subscription.trimmed(first);
+        if lost > 0 {
+            tracing::warn!(subscription = %self.name, before = %first, messages = lost, "retention took unacknowledged messages");
+        }
+        self.settle(settled);
+    }
+
+    pub(crate) fn tick(&mut self, now: Mono, end: Offset, effects: &mut Effects<Output>) {
+        let settled = self.subscription.expire(now);
+        self.settle(settled);
+        self.dispatch(now, end, effects);
+    }
+
+    pub(crate) fn next_wakeup(&self) -> Option<Mono> {
+        self.subscription.fates().next_due().into_iter().chain(self.paused_until).min()
+    }
+
+    /// Gives everybody what they may have, in turn, and sees to it that more is at hand. After it, whoever has credit has been
+    /// given something, or nothing is due, or a read is under way, or it waits for a time: no subscription is stuck.
+    pub(crate) fn dispatch(&mut self, now: Mono, end: Offset, effects: &mut Effects<Output>) {
+        if self.slots.is_empty() || self.paused_until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.paused_until = None;
+        let mut needed = None;
+        while needed.is_none() && self.subscription.has_due(end) {
+            let order = self.turn();
+            let mut served = false;
+            for &consumer in &order {
+                match self.offer(consumer, order.len(), end, now) {
+                    Some(Next::Taken(taken)) => {
+                        served = true;
+                        self.served_last = Some(consumer);
+                        self.post(consumer, taken, effects);
+                    }
+                    Some(Next::Unknown(offset)) => {
+                        needed = Some((consumer, offset));
+                        break;
+                    }
+                    Some(Next::Nothing | Next::TooLittle) | None => {}
+                }
+            }
+            if !served {
+                break;
+            }
+        }
+        let frontier = self.subscription.frontier();
+        let fates = self.subscription.fates();
+        let first = needed.map_or(frontier, |(_, offset)| offset);
+        self.window.retain(first, AHEAD_BYTES + READ_BYTES, |span| span.end > frontier || fates.any_ready(span));
+        if self.reading.is_none() {
+            self.reading = needed.or_else(|| self.ahead(end));
+            if let Some((consumer, from)) = self.reading {
+                let event = Event::Read { from, bytes_max: READ_BYTES };
+                effects.now.push(Output::Post(self.slots[&consumer].clone(), event));
+            }
+        }
+    }
+
+    /// Those with credit and room, the one that was served last at the end; those without are told when there is some.
+    fn turn(&self) -> Vec<ConsumerId> {
+        let after = self.served_last.map_or(0, |last| last.get().saturating_add(1));
+        let (first, then): (Vec<_>, Vec<_>) = self.slots.keys().partition(|c| c.get() >= after);
+        first.into_iter().chain(then).filter(|c| self.slots[c].is_ready()).collect()
+    }
+
+    fn offer(&mut self, consumer: ConsumerId, sharers: usize, end: Offset, now: Mono) -> Option<Next> {
+        let Self { subscription, window, slots, .. } = self;
+        slots[&consumer].take(|allowance| match subscription.take(consumer, allowance, sharers, end, window, now) {
+            next @ Next::Taken(taken) => Choice::Take(taken.used, next),
+            Next::TooLittle => Choice::TooLittle,
+            next @ (Next::Nothing | Next::Unknown(_)) => Choice::Pass(next),
+        })
+    }
+
+    fn post(&self, consumer: ConsumerId, taken: Taken, effects: &mut Effects<Output>) {
+        let entry = self.window.entry(taken.span.first).expect("what was taken is at hand").clone();
+        let delivery = Delivery { entry, span: taken.span, attempt: taken.attempt, taken: taken.used };
+        effects.now.push(Output::Post(self.slots[&consumer].clone(), Event::Delivery(delivery)));
+    }
+
+    /// What to read before it is due, and who does it: somebody whose credit goes on.
+    fn ahead(&self, end: Offset) -> Option<(ConsumerId, Offset)> {
+        let reach = self.window.reach(self.subscription.frontier());
+        if reach >= end || self.window.bytes() >= AHEAD_BYTES {
+            return None;
+        }
+        self.turn().last().map(|&consumer| (consumer, reach))
+    }
+
+    fn dismiss(&mut self, consumer: ConsumerId, fault: &Fault, effects: &mut Effects<Output>) {
+        if let Some(slot) = self.slots.remove(&consumer) {
+            effects.now.push(Output::Post(slot, Event::Ended(fault.clone())));
+        }
+        if self.reading.is_some_and(|(reader, _)| reader == consumer) {
+            self.reading = None;
+        }
+    }
+
+    /// Everybody goes.
+    pub(crate) fn end(&mut self, fault: &Fault, effects: &mut Effects<Output>) {
+        let consumers: Vec<ConsumerId> = self.slots.keys().copied().collect();
+        for consumer in consumers {
+            self.subscription.leave(consumer, &[], &[]);
+            self.dismiss(consumer, fault, effects);
+        }
+        self.window.clear();
+    }
+
+    fn settle(&self, settled: Settled) {
+        for (consumer, messages) in settled {
+            if let Some(slot) = self.slots.get(&consumer) {
+                slot.settle(messages);
+            }
+        }
+    }
+
+    fn keep(&self, changes: Vec<Change>, effects: &mut Effects<Output>) {
+        effects.records.extend(changes.into_iter().flat_map(|change| self.records(change)));
+    }
+
+    /// A step as records, each of a bounded number of runs.
+    fn records(&self, change: Change) -> Vec<Bytes> {
+        let steps = match change {
+            Change::Acknowledged(spans) => spans.chunks(SPANS_MAX).map(|spans| Change::Acknowledged(spans.to_vec())).collect(),
+            change => vec![change],
+        };
+        steps.into_iter().map(|c| Record { subscription: self.id, step: Step::Changed(c) }.encode()).collect()
+    }
+
+    pub(crate) fn snapshot(&self) -> Vec<Bytes> {
+        self.subscription.cursor().changes(SPANS_MAX).into_iter().flat_map(|change| self.records(change)).collect()
+    }
+
+    pub(crate) fn needs(&self, span: Span) -> bool {
+        self.subscription.cursor().needs(span)
+    }
+
+    /// Nobody is connected, and no pull holds anything.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.slots.is_empty() && self.subscription.fates().in_flight() == 0
+    }
+
+    pub(crate) fn stats(&self, end: Offset) -> CursorStats {
+        self.subscription.stats(end, |consumer| self.slots.get(&consumer).map_or(Grant::default(), Slot::credit))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn consumers(&self) -> Vec<ConsumerId> {
+        self.subscription.consumers().collect()
+    }
+}

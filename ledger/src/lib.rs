@@ -7,8 +7,12 @@
 //! Read in this order: [`call`], [`writer`], [`recovery`], [`open`], [`reader`], then the shell.
 
 mod ack_tracker;
+pub mod bookie_client;
 pub mod call;
+pub mod client;
 pub mod compare_and_set;
+pub mod config;
+mod drive;
 mod ensemble_change;
 mod fence;
 pub mod fragments;
@@ -16,8 +20,14 @@ mod member;
 pub mod mutation;
 pub mod open;
 pub mod placement;
+pub mod pool;
 pub mod reader;
 pub mod recovery;
 #[cfg(test)]
 mod testing;
 pub mod writer;
+
+pub use bookie_client::{BookieClient, CallError, Connector};
+pub use client::{LedgerClient, LedgerWriter};
+pub use config::Config;
+pub use pool::BookiePool;

@@ -271,6 +271,21 @@ impl Writer {
         self.entries.values().map(|kept| kept.body.len()).sum()
     }
 
+    /// The largest body it takes (C36).
+    pub const fn entry_bytes_max(&self) -> usize {
+        self.config.entry_bytes_max
+    }
+
+    /// Whether it takes an entry now.
+    pub fn has_room(&self) -> bool {
+        self.phase == Phase::Open && self.ending.is_none() && self.tracker.len() < self.config.unconfirmed_max
+    }
+
+    /// Whether it was asked to close.
+    pub const fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing { .. })
+    }
+
     /// Whether it is over.
     pub fn is_ended(&self) -> bool {
         self.phase == Phase::Ended

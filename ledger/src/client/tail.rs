@@ -1,0 +1,125 @@
+//! Smaller questions to a ledger's bookies: how far is it confirmed, where is this offset, let it go.
+
+use std::time::Duration;
+
+use alluvium_types::bookie::{Find, FindKey, ReadRefusal};
+use alluvium_types::ids::{EntryId, LedgerId};
+use alluvium_types::ledger::{BookieId, Fragment, LedgerMetadata};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+
+use super::LedgerClient;
+use crate::bookie_client::CallError;
+
+/// How long a bookie may take over a small question, beyond what it was asked to wait.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why an entry could not be looked up: too few bookies answered for the result to be certain. It may succeed later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too few bookies of ledger {0} answered a search")]
+pub struct FindError(pub LedgerId);
+
+impl FindError {
+    /// Whether the same call may succeed later.
+    pub const fn is_retryable(&self) -> bool {
+        true
+    }
+}
+
+impl LedgerClient {
+    /// The LAC of a ledger that somebody else writes, once it is past `after`, or what is known of it after `wait`. The record may
+    /// be out of date by then: read it again when this brings nothing new for long. Cancel safe.
+    pub async fn wait_for_lac(&self, metadata: &LedgerMetadata, after: Option<EntryId>, wait: Duration) -> Option<EntryId> {
+        if let Some(last) = metadata.closed_at() {
+            return last;
+        }
+        let world = &self.0.world;
+        let mut asked: FuturesUnordered<_> = metadata
+            .last_fragment()
+            .ensemble
+            .iter()
+            .filter_map(|bookie| world.pool.get(bookie))
+            .map(|client| {
+                let clock = world.clock.clone();
+                let ledger = metadata.ledger;
+                async move { clock.timeout(wait + ANSWER_TIMEOUT, client.read_lac(ledger, after, wait)).await }
+            })
+            .collect();
+        let mut best = None;
+        while let Some(answer) = asked.next().await {
+            if let Ok(Ok(lac)) = answer {
+                best = best.max(lac);
+                if best > after {
+                    break;
+                }
+            }
+        }
+        best
+    }
+
+    /// The entry that holds an offset (the last one that begins there or before), or the first one of a time or later, up to
+    /// `up_to` (L7); `None` if there is none. Answers only when enough bookies did for the result to be certain. Cancel safe.
+    pub async fn find(&self, metadata: &LedgerMetadata, key: FindKey, up_to: EntryId) -> Result<Option<EntryId>, FindError> {
+        let world = &self.0.world;
+        let find = Find { ledger: metadata.ledger, key, up_to };
+        let mut bookies: Vec<&BookieId> = metadata.fragments.iter().flat_map(|fragment| &fragment.ensemble).collect();
+        bookies.sort();
+        bookies.dedup();
+        let mut asked: FuturesUnordered<_> = bookies
+            .into_iter()
+            .filter_map(|bookie| world.pool.get(bookie).map(|client| (bookie, client)))
+            .map(|(bookie, client)| async move { (bookie, world.clock.timeout(ANSWER_TIMEOUT, client.find(find)).await) })
+            .collect();
+        let mut answered: Vec<&BookieId> = Vec::new();
+        let mut found: Option<EntryId> = None;
+        while !self.covers(metadata, &answered)
+            && let Some((bookie, answer)) = asked.next().await
+        {
+            let entry = match answer {
+                Ok(Ok(entry)) => entry,
+                // Proof that nothing of the ledger is there.
+                Ok(Err(CallError::Refused(ReadRefusal::NoSuchLedger))) => None,
+                Ok(Err(_)) | Err(_) => continue,
+            };
+            answered.push(bookie);
+            found = match (key, found, entry) {
+                (FindKey::Offset(_), before, entry) => before.max(entry),
+                (FindKey::Time(_), Some(before), Some(entry)) => Some(before.min(entry)),
+                (FindKey::Time(_), before, entry) => before.or(entry),
+            };
+        }
+        if self.covers(metadata, &answered) { Ok(found) } else { Err(FindError(metadata.ledger)) }
+    }
+
+    /// Whether every entry is on one of these bookies: every write set has one that is known to be whole (C65), or so many that no
+    /// ack quorum is without them.
+    #[expect(clippy::unused_self, reason = "it belongs to the question above")]
+    fn covers(&self, metadata: &LedgerMetadata, answered: &[&BookieId]) -> bool {
+        let replication = metadata.replication;
+        let covered = |fragment: &Fragment| {
+            let has = |place: &usize| answered.contains(&&fragment.ensemble[*place]);
+            replication.write_sets().all(|set| {
+                set.iter().any(|place| has(place) && !fragment.short.contains(place) && metadata.closed_at().is_some())
+                    || set.iter().filter(|place| has(place)).count() >= replication.coverage()
+            })
+        };
+        metadata.fragments.iter().all(covered)
+    }
+
+    /// Asks the bookies of a ledger to let its bytes go: a courtesy, since they look at metadata themselves, and go by that alone
+    /// (B9). Who is not reached finds the tombstone later.
+    pub async fn delete(&self, metadata: &LedgerMetadata) {
+        let world = &self.0.world;
+        let mut bookies: Vec<&BookieId> = metadata.fragments.iter().flat_map(|fragment| &fragment.ensemble).collect();
+        bookies.sort();
+        bookies.dedup();
+        let asked: FuturesUnordered<_> = bookies
+            .into_iter()
+            .filter_map(|bookie| world.pool.get(bookie))
+            .map(|client| async move { world.clock.timeout(ANSWER_TIMEOUT, client.delete(metadata.ledger)).await })
+            .collect();
+        let answers: Vec<_> = asked.collect().await;
+        let gone = answers.iter().filter(|answer| matches!(answer, Ok(Ok(true)))).count();
+        tracing::debug!(ledger = %metadata.ledger, gone, "bookies were asked to let a ledger go");
+    }
+}

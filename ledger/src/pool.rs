@@ -1,0 +1,144 @@
+//! The bookies as this process sees them: who lives, who is suspect, and a client of each.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alluvium_metadata::bookies::LiveBookie;
+use alluvium_metadata::live::Live;
+use alluvium_runtime::clock::Clock;
+use alluvium_types::ledger::BookieId;
+use alluvium_types::names::BookieName;
+use alluvium_types::time::Mono;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::bookie_client::{BookieClient, Connector};
+use crate::placement::Candidate;
+
+/// The most clients kept of bookies that are not alive: they may still answer, and hold what must be read.
+const ABSENT_CLIENTS_MAX: usize = 64;
+
+/// A cheap handle to the bookies.
+#[derive(Clone)]
+pub struct BookiePool(Arc<Inner>);
+
+struct Inner {
+    view: watch::Receiver<Live<BookieName, LiveBookie>>,
+    connector: Arc<dyn Connector>,
+    clock: Clock,
+    quarantine: Duration,
+    known: Mutex<Known>,
+    /// Counts suspicions, so that those who place look again.
+    suspicions: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Known {
+    clients: BTreeMap<BookieId, (String, Arc<dyn BookieClient>)>,
+    suspects: BTreeMap<BookieId, Mono>,
+}
+
+impl fmt::Debug for BookiePool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BookiePool").field("live", &self.0.view.borrow().members.len()).finish_non_exhaustive()
+    }
+}
+
+impl BookiePool {
+    /// The bookies of `view`. A suspect is avoided by placements for `quarantine`.
+    pub fn new(
+        view: watch::Receiver<Live<BookieName, LiveBookie>>,
+        connector: Arc<dyn Connector>,
+        clock: Clock,
+        quarantine: Duration,
+    ) -> Self {
+        let (suspicions, _) = watch::channel(0);
+        Self(Arc::new(Inner { view, connector, clock, quarantine, known: Mutex::default(), suspicions }))
+    }
+
+    /// A client of this bookie; `None` if it isn't alive and never was since this process began.
+    pub fn get(&self, bookie: &BookieId) -> Option<Arc<dyn BookieClient>> {
+        let live = Arc::clone(&self.0.view.borrow().members);
+        let address =
+            live.get(&bookie.name).filter(|found| found.incarnation == bookie.incarnation).map(|found| &found.info.address);
+        let mut known = self.0.known.lock();
+        match (known.clients.get(bookie), address) {
+            (Some((at, client)), Some(address)) if at == address => Some(Arc::clone(client)),
+            (Some((_, client)), None) => Some(Arc::clone(client)),
+            (_, Some(address)) => {
+                let client = self.0.connector.connect(bookie, address);
+                known.clients.insert(bookie.clone(), (address.clone(), Arc::clone(&client)));
+                known.forget_absent(&live);
+                Some(client)
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// The live bookies, for placement.
+    pub fn candidates(&self) -> Arc<[Candidate]> {
+        let live = Arc::clone(&self.0.view.borrow().members);
+        let now = self.0.clock.mono();
+        let mut known = self.0.known.lock();
+        known.suspects.retain(|_, until| now < *until);
+        live.iter()
+            .map(|(name, found)| {
+                let bookie = BookieId { name: name.clone(), incarnation: found.incarnation };
+                Candidate {
+                    // Without a zone, a bookie is a failure domain of its own.
+                    zone: found.info.zone.as_ref().map_or_else(|| Arc::from(name.as_str()), |zone| Arc::from(zone.as_str())),
+                    writable: found.info.writable,
+                    free_bytes: found.info.available_bytes,
+                    suspect: known.suspects.contains_key(&bookie),
+                    bookie,
+                }
+            })
+            .collect()
+    }
+
+    /// Avoids a bookie for a while (C54).
+    pub fn suspect(&self, bookie: &BookieId) {
+        let until = self.0.clock.mono().after(self.0.quarantine);
+        let before = self.0.known.lock().suspects.insert(bookie.clone(), until);
+        if before.is_none() {
+            tracing::warn!(%bookie, "the bookie is slow or failing; avoiding it for a while");
+        }
+        self.0.suspicions.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Follows changes of what [`BookiePool::candidates`] says.
+    pub(crate) fn follow(&self) -> Follow {
+        Follow { view: self.0.view.clone(), suspicions: self.0.suspicions.subscribe() }
+    }
+}
+
+impl Known {
+    fn forget_absent(&mut self, live: &BTreeMap<BookieName, LiveBookie>) {
+        let is_live = |bookie: &BookieId| live.get(&bookie.name).is_some_and(|found| found.incarnation == bookie.incarnation);
+        let absent: Vec<BookieId> = self.clients.keys().filter(|bookie| !is_live(bookie)).cloned().collect();
+        for bookie in absent.into_iter().skip(ABSENT_CLIENTS_MAX) {
+            self.clients.remove(&bookie);
+        }
+    }
+}
+
+/// Changes of the bookies.
+pub(crate) struct Follow {
+    view: watch::Receiver<Live<BookieName, LiveBookie>>,
+    suspicions: watch::Receiver<u64>,
+}
+
+impl Follow {
+    /// Resolves when something has changed; never, once metadata is gone. Cancel safe.
+    pub(crate) async fn changed(&mut self) {
+        let changed = tokio::select! {
+            changed = self.view.changed() => changed,
+            changed = self.suspicions.changed() => changed,
+        };
+        if changed.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

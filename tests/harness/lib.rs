@@ -1,1 +1,11 @@
-//! stub
+//! The harness: the real `alluvium` binary as a process of its own, on free ports of loopback, started, killed and started
+//! again.
+
+#![expect(clippy::disallowed_methods, reason = "a test of processes looks at the outside world directly")]
+#![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "a harness fails the test that uses it")]
+
+pub mod server;
+pub mod wait;
+
+pub use server::{Options, Output, Server};
+pub use wait::eventually;

@@ -1,0 +1,9 @@
+//! 336,776 flights through a topic of four partitions, with the server killed on the way.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test of processes looks at the outside world, and shows its figures"
+)]
+
+mod flights;
+mod story;

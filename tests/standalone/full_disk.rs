@@ -1,0 +1,63 @@
+//! A full disk: writes are refused, acknowledgements and reads go on, and writes come back by themselves.
+
+use std::time::Duration;
+
+use alluvium_proto::v1::topic_service_client::TopicServiceClient;
+use alluvium_proto::v1::{AcknowledgeRequest, DeleteTopicRequest, MessageId, PullRequest};
+use alluvium_tests::{Options, Server, eventually};
+use tonic::Code;
+
+use crate::wire::{channel, consumer, create_topic, details, earliest, message, publish, publish_messages};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_serves_the_rest_and_recovers_by_itself_b10_c35_c61() {
+    let options = Options {
+        sections:
+            "[broker]\nretention_interval_seconds = 1\n[bookie]\ncapacity_bytes_max = 201326592\nlog_file_bytes = 8388608\n\
+                   gc_interval_seconds = 1\ngc_grace_seconds = 1\n"
+                .to_owned(),
+        ..Options::default()
+    };
+    let server = Server::start(&options);
+    create_topic(&server, "public/default/queue", 1).await;
+    publish(&server, "public/default/queue", &["a", "b"]).await.expect("stored");
+    create_topic(&server, "public/default/filler", 1).await;
+    let refused = 'fill: {
+        for _ in 0..400 {
+            let messages = (0..4).map(|_| message(vec![1_u8; 256 << 10])).collect();
+            if let Err(status) = publish_messages(&server, "public/default/filler", messages).await {
+                break 'fill status;
+            }
+        }
+        panic!("400 MiB fit into 192 MiB");
+    };
+    let (_, reason, retry) = details(&refused);
+    assert!(matches!(refused.code(), Code::Unavailable | Code::ResourceExhausted | Code::Unknown), "{refused}");
+    assert!(retry.is_some(), "{reason}: it says when to try again: {refused}");
+
+    // Reads and acknowledgements go on (C61: else nothing could ever be freed).
+    let pull = PullRequest {
+        topic: "public/default/queue".to_owned(),
+        subscription: "s".to_owned(),
+        messages_max: 2,
+        wait_ms: 10_000,
+        start: earliest(),
+        ..Default::default()
+    };
+    let pulled = consumer(&server).await.pull(pull).await.expect("reads are served").into_inner();
+    assert!(!pulled.messages.is_empty());
+    let ids = pulled
+        .messages
+        .iter()
+        .map(|m| MessageId { partition: m.partition, offset: m.message.as_ref().expect("present").offset })
+        .collect();
+    let ack =
+        AcknowledgeRequest { topic: "public/default/queue".to_owned(), subscription: "s".to_owned(), ids, ..Default::default() };
+    consumer(&server).await.acknowledge(ack).await.expect("acknowledgements are served");
+
+    let delete = DeleteTopicRequest { name: "public/default/filler".to_owned() };
+    TopicServiceClient::new(channel(&server).await).delete_topic(delete).await.expect("deleting is served");
+    eventually("writes come back", LIMIT, || async { publish(&server, "public/default/queue", &["c"]).await.ok() }).await;
+}

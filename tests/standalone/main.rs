@@ -1,0 +1,18 @@
+//! One machine, end to end: the real binary as a process, spoken to over the wire.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test of processes looks at the outside world, and shows its figures"
+)]
+
+mod bad_input;
+mod damaged_folder;
+mod full_disk;
+mod languages;
+mod lifecycle;
+mod quorum;
+mod readme;
+mod retention;
+mod subscriptions;
+mod wire;

@@ -74,9 +74,16 @@ impl Default for Config {
             drain_seconds: 10,
             log: LogConfig::default(),
             broker: alluvium_broker::config::Config::default(),
-            bookie: alluvium_bookie::config::Config::default(),
+            bookie: bookie(),
         }
     }
+}
+
+/// A bookie that shares its machine with everything else: what it keeps ready is a part of what a server would.
+fn bookie() -> alluvium_bookie::config::Config {
+    let mut bookie = alluvium_bookie::config::Config::default();
+    bookie.log.file_bytes = 64 << 20;
+    bookie
 }
 
 impl Config {

@@ -60,12 +60,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let _lock = lock(&config.data)?;
     let listeners = bind(&config).await?;
     let addresses = listeners.addresses;
-    let process = Process {
-        clock: Clock::system(),
-        entropy: Entropy::from_os(),
-        limits: Limits::default(),
-        threads: threads(&config),
-    };
+    let process =
+        Process { clock: Clock::system(), entropy: Entropy::from_os(), limits: Limits::default(), threads: threads(&config) };
     let mut registry = Registry::with_prefix("alluvium");
 
     // Each part stops after those that need it: the broker, the bookies, then metadata, through which goodbyes are said.
@@ -115,12 +111,7 @@ async fn bind(config: &Config) -> anyhow::Result<Listeners> {
     Ok(Listeners { client, internal, http, addresses })
 }
 
-async fn open_metadata(
-    config: &Config,
-    process: &Process,
-    store_tasks: &Tasks,
-    user_tasks: &Tasks,
-) -> anyhow::Result<Metadata> {
+async fn open_metadata(config: &Config, process: &Process, store_tasks: &Tasks, user_tasks: &Tasks) -> anyhow::Result<Metadata> {
     let raft = RaftConfig::lone(config.data.join("metadata"), None);
     let (clock, entropy) = (process.clock.clone(), process.entropy.clone());
     let store = RaftStore::open(raft, Arc::new(RealDisk), clock.clone(), entropy.clone(), store_tasks, Arc::new(NoPeers)).await?;
@@ -149,12 +140,7 @@ async fn start_bookies(
         };
         let address = listener.local_addr()?;
         let name = format!("bookie-{number}");
-        let own = alluvium_bookie::Config {
-            data_dir: config.data.join(&name),
-            name,
-            listen: address,
-            ..config.bookie.clone()
-        };
+        let own = alluvium_bookie::Config { data_dir: config.data.join(&name), name, listen: address, ..config.bookie.clone() };
         let around = Surroundings {
             metadata: metadata.clone(),
             clock: process.clock.clone(),

@@ -11,6 +11,9 @@ use tempfile::TempDir;
 /// not a defect.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
+/// The size of a bookie's log files: small, so that a test does not spend its time on preparing them.
+const LOG_FILE_BYTES: u64 = 32 << 20;
+
 /// What a test changes of a server's configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -73,7 +76,7 @@ impl Server {
         let [client, internal, http] = ports;
         let config = format!(
             "data = {data:?}\n{top}\n[listen]\nclient = \"127.0.0.1:{client}\"\ninternal = \"127.0.0.1:{internal}\"\nhttp = \
-             \"127.0.0.1:{http}\"\n{sections}\n",
+             \"127.0.0.1:{http}\"\n[bookie.log]\nfile_bytes = {LOG_FILE_BYTES}\npool_files = 2\n{sections}\n",
             data = dir.path().join("data"),
             top = options.top,
             sections = options.sections,

@@ -14,10 +14,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[tokio::test]
 async fn a_full_disk_refuses_writes_serves_the_rest_and_recovers_by_itself_b10_c35_c61() {
     let options = Options {
-        sections:
-            "[broker]\nretention_interval_seconds = 1\n[bookie]\ncapacity_bytes_max = 201326592\nlog_file_bytes = 8388608\n\
-                   gc_interval_seconds = 1\ngc_grace_seconds = 1\n"
-                .to_owned(),
+        sections: "[broker]\nretention_interval_ms = 300\naudit_interval_ms = 500\n[bookie.space]\n\
+                   capacity_bytes_max = 268435456\n[bookie.gc]\ninterval_ms = 300\ngrace_ms = 300\n"
+            .to_owned(),
         ..Options::default()
     };
     let server = Server::start(&options);
@@ -31,7 +30,7 @@ async fn a_full_disk_refuses_writes_serves_the_rest_and_recovers_by_itself_b10_c
                 break 'fill status;
             }
         }
-        panic!("400 MiB fit into 192 MiB");
+        panic!("400 MiB fit into 256 MiB");
     };
     let (_, reason, retry) = details(&refused);
     assert!(matches!(refused.code(), Code::Unavailable | Code::ResourceExhausted | Code::Unknown), "{refused}");

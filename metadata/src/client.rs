@@ -56,7 +56,8 @@ pub(crate) enum Decided {
 }
 
 impl Metadata {
-    /// Metadata in `store`. Waiting ends when `tasks` are asked to stop.
+    /// Metadata in `store`. Waiting and keep-alives end when `tasks` are asked to stop: give it tasks of its own
+    /// (`tasks.part()`) that stop after everything which uses it, so that what drains still has its session.
     pub const fn new(store: Store, clock: Clock, entropy: Entropy, tasks: Tasks) -> Self {
         Self { store, clock, entropy, tasks, patience: PATIENCE }
     }

@@ -53,6 +53,13 @@ impl Leases {
         self.deadlines.insert(session, now);
     }
 
+    /// The driver itself was away for `by`: that time does not count.
+    pub(crate) fn postpone(&mut self, by: Duration) {
+        for deadline in self.deadlines.values_mut() {
+            *deadline = deadline.after(by);
+        }
+    }
+
     /// When the next one is due.
     pub(crate) fn next_deadline(&self) -> Option<Mono> {
         self.deadlines.values().min().copied()
@@ -73,6 +80,10 @@ mod tests {
         assert_eq!(leases.expire(Mono::default().after(ttl / 2)), []);
         assert_eq!(leases.expire(Mono::default().after(ttl)), [session]);
         assert!(!leases.renew(session, ttl, Mono::default().after(ttl)));
+        leases.retry(session, Mono::default().after(ttl));
+        leases.postpone(ttl);
+        assert_eq!(leases.expire(Mono::default().after(ttl)), [], "the driver's own pause does not count");
+        assert_eq!(leases.expire(Mono::default().after(2 * ttl)), [session]);
         leases.forget(session);
         assert_eq!(leases.next_deadline(), None);
     }

@@ -167,21 +167,23 @@ pub(crate) struct Contents {
     pub(crate) logs: Vec<u64>,
     /// Indices of snapshots, ascending.
     pub(crate) snapshots: Vec<u64>,
+    /// What was not finished.
+    unfinished: Vec<PathBuf>,
 }
 
 impl Contents {
-    /// Lists a folder, and removes what is unfinished.
+    /// Lists a folder.
     pub(crate) fn read(disk: &dyn Disk, folder: &Folder) -> Result<Self, OpenError> {
-        let failed = |path: &Path, source| OpenError::Disk { path: path.to_owned(), source };
         let mut contents = Self::default();
-        for path in disk.list(&folder.0).map_err(|e| failed(&folder.0, e))? {
+        let found = disk.list(&folder.0).map_err(|source| OpenError::Disk { path: folder.0.clone(), source })?;
+        for path in found {
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
             if name == "identity" {
                 contents.identity = true;
             } else if name == "spare" {
                 contents.spare = true;
             } else if name.ends_with(".tmp") {
-                disk.remove(&folder.0.join(name)).map_err(|e| failed(&path, e))?;
+                contents.unfinished.push(folder.0.join(name));
             } else if let Some(sequence) = numbered(name, "log-") {
                 contents.logs.push(sequence);
             } else if let Some(index) = numbered(name, "snapshot-") {
@@ -191,6 +193,16 @@ impl Contents {
         contents.logs.sort_unstable();
         contents.snapshots.sort_unstable();
         Ok(contents)
+    }
+
+    /// Removes what was not finished, and all snapshots but the newest.
+    pub(crate) fn tidy(&self, disk: &dyn Disk, folder: &Folder) -> Result<(), OpenError> {
+        let older = &self.snapshots[..self.snapshots.len().saturating_sub(1)];
+        let superfluous = self.unfinished.iter().cloned().chain(older.iter().map(|&index| folder.snapshot(index)));
+        for path in superfluous {
+            disk.remove(&path).map_err(|source| OpenError::Disk { path, source })?;
+        }
+        disk.sync_dir(&folder.0).map_err(|source| OpenError::Disk { path: folder.0.clone(), source })
     }
 }
 

@@ -48,22 +48,32 @@ pub(crate) struct Log {
     buffers: BufPool,
 }
 
-/// What a log held when it was opened, in order.
-#[derive(Debug, Default)]
-pub(crate) struct Replay {
+/// What a log holds when it is opened.
+#[derive(Debug)]
+pub(crate) struct Read {
+    /// In order.
     pub(crate) records: Vec<LogRecord>,
+    pub(crate) end: End,
+}
+
+/// Where a log that was read is gone on with.
+#[derive(Debug)]
+pub(crate) struct End {
+    pieces: VecDeque<(u64, u64)>,
+    next_group: u64,
+    hard: HardState,
 }
 
 impl Log {
     /// Begins the log of a new folder.
     pub(crate) fn create(home: Home) -> Result<Self, OpenError> {
         remove_if_there(&home, &home.folder.spare()).map_err(|e| failed(&home.folder.spare(), e))?;
-        Self::begin(home, 1, 1, VecDeque::new(), false, HardState::new())
+        Self::resume(home, End { pieces: VecDeque::new(), next_group: 1, hard: HardState::new() }, false)
     }
 
-    /// Reads the pieces `sequences`, refuses what is not a log, cuts a torn tail, and begins a new piece behind (C58).
-    pub(crate) fn open(home: Home, sequences: &[u64], spare: bool) -> Result<(Self, Replay), OpenError> {
-        let (mut replay, mut pieces) = (Replay::default(), VecDeque::new());
+    /// Reads the pieces `sequences`, leaves a torn tail out, and refuses what is not a log. Changes nothing.
+    pub(crate) fn read(home: &Home, sequences: &[u64]) -> Result<Read, OpenError> {
+        let (mut all, mut pieces) = (Vec::new(), VecDeque::new());
         let mut expected = None;
         let mut hard = HardState::new();
         for (position, &sequence) in sequences.iter().enumerate() {
@@ -73,7 +83,7 @@ impl Log {
                 let dir = home.folder.0.clone();
                 return Err(OpenError::HalfWritten { dir, problem: format!("a piece before {path:?} is missing") });
             }
-            let found = read_piece(&home, sequence, is_newest)?;
+            let found = read_piece(home, sequence, is_newest)?;
             if expected.is_some_and(|number| number != found.first_group) {
                 let problem = format!("its first group is {}, not the one behind the piece before", found.first_group);
                 return Err(OpenError::Corrupt { path, problem });
@@ -87,27 +97,22 @@ impl Log {
                         LogRecord::HardState(found) => hard = found.clone(),
                         LogRecord::Beginning { index, .. } => last_index = last_index.max(*index),
                     }
-                    replay.records.push(record);
+                    all.push(record);
                 }
             }
             pieces.push_back((sequence, last_index));
         }
-        let (Some(newest), Some(next_group)) = (sequences.last(), expected) else {
+        let Some(next_group) = expected else {
             let dir = home.folder.0.clone();
             return Err(OpenError::HalfWritten { dir, problem: "it has an identity but no log".to_owned() });
         };
-        let log = Self::begin(home, newest + 1, next_group, pieces, spare, hard)?;
-        Ok((log, replay))
+        Ok(Read { records: all, end: End { pieces, next_group, hard } })
     }
 
-    fn begin(
-        home: Home,
-        sequence: u64,
-        next_group: u64,
-        pieces: VecDeque<(u64, u64)>,
-        spare: bool,
-        hard: HardState,
-    ) -> Result<Self, OpenError> {
+    /// Goes on behind what was read, in a new piece: nothing is ever appended behind a cut (C58).
+    pub(crate) fn resume(home: Home, end: End, spare: bool) -> Result<Self, OpenError> {
+        let End { pieces, next_group, hard } = end;
+        let sequence = pieces.back().map_or(1, |newest| newest.0 + 1);
         let buffers = BufPool::new(64 << 10, 1);
         let at_fault = home.folder.log(sequence);
         if !spare {

@@ -187,11 +187,14 @@ impl Node {
                 let Ok(message) = inputs.messages.try_recv() else { break };
                 self.step(&message);
             }
-            if clock.mono() >= next_tick {
-                self.tick()?;
-                next_tick = clock.mono().after(self.tick);
-            }
+            // Before the tick: a keep-alive that has arrived comes before the end of its session.
             self.settle()?;
+            let now = clock.mono();
+            if now >= next_tick {
+                self.tick(now.since(next_tick))?;
+                next_tick = clock.mono().after(self.tick);
+                self.settle()?;
+            }
         }
     }
 
@@ -259,9 +262,16 @@ impl Node {
         }
     }
 
-    fn tick(&mut self) -> Result<(), NodeError> {
+    /// `late` is by how much this tick missed its time.
+    fn tick(&mut self, late: Duration) -> Result<(), NodeError> {
         self.raw.tick();
         self.offered_ticks = self.offered_ticks.saturating_add(1);
+        if let Some(leases) = &mut self.leases
+            && late > 2 * self.tick
+        {
+            // This voter was paused, and could not hear the keep-alives of that time.
+            leases.postpone(late);
+        }
         self.expire_sessions();
         self.resend_snapshots();
         self.is_disk_full = false;

@@ -56,6 +56,7 @@ pub(crate) fn open(config: &RaftConfig, disk: &Arc<dyn Disk>, entropy: &Entropy)
         return Err(OpenError::Voters { problem });
     }
     // An earlier start ended before it had made the folder; nothing was promised.
+    contents.tidy(disk.as_ref(), &folder)?;
     for &sequence in &contents.logs {
         disk.remove(&folder.log(sequence)).map_err(|e| failed(&folder.0, e))?;
     }
@@ -92,13 +93,12 @@ fn reopen(home: Home, identity: &Header, contents: &Contents) -> Result<Opened, 
         let image = codec::decode_image(stored.body)
             .map_err(|problem| OpenError::Corrupt { path: home.folder.snapshot(index), problem })?;
         state = State::from_image(image);
-        let older = &contents.snapshots[..contents.snapshots.len() - 1];
-        if !older.is_empty() {
-            snapshot::remove(&home, older).map_err(|source| OpenError::Disk { path: home.folder.snapshot(older[0]), source })?;
-        }
     }
-    let (log, replay) = Log::open(home.clone(), &contents.logs, contents.spare)?;
+    let read = Log::read(&home, &contents.logs)?;
     let mut replica = Replica::new(&voters, base);
-    replica.replay(replay.records).map_err(|problem| OpenError::Corrupt { path: home.folder.0.clone(), problem })?;
+    replica.replay(read.records).map_err(|problem| OpenError::Corrupt { path: home.folder.0.clone(), problem })?;
+    // All is well: only now is anything changed.
+    contents.tidy(home.disk.as_ref(), &home.folder)?;
+    let log = Log::resume(home.clone(), read.end, contents.spare)?;
     Ok(Opened { home, log, replica, state, applied: base.0, image_bytes })
 }

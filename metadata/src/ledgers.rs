@@ -178,7 +178,7 @@ pub(crate) fn check_new(ledger: &LedgerMetadata) -> Result<(), UpdateError> {
 }
 
 /// A ledger as its record holds it: the id stands in the key alone.
-struct LedgerRecord(LedgerMetadata);
+pub(crate) struct LedgerRecord(LedgerMetadata);
 
 fn named(record: Versioned<LedgerRecord>, ledger: LedgerId) -> Result<Versioned<LedgerMetadata>, ReadError> {
     let record = record.map(|LedgerRecord(metadata)| LedgerMetadata { ledger, ..metadata });

@@ -106,3 +106,48 @@ pub(crate) fn uuid_bytes(id: Uuid) -> Bytes {
 pub(crate) fn uuid_from(bytes: &Bytes) -> Result<Uuid, String> {
     Uuid::from_slice(bytes).map_err(|_| format!("an id of {} bytes instead of 16", bytes.len()))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_record<R: Record>(value: &Bytes) {
+        let found = KeyValue {
+            key: Bytes::from_static(b"key"),
+            value: value.clone(),
+            create_revision: Revision::ZERO,
+            mod_revision: Revision::ZERO,
+            version: 1,
+            session: None,
+        };
+        // Whatever it is, it is a record or an error.
+        let _ = decode::<R>(&found);
+    }
+
+    proptest! {
+        #[test]
+        fn random_values_never_panic(record in proptest::collection::vec(any::<u8>(), 0..100), whole in any::<bool>()) {
+            let value: Bytes = if whole {
+                wire::Envelope { nonce: Bytes::new(), record: record.into() }.encode_to_vec().into()
+            } else {
+                record.into()
+            };
+            nonce_of(&value);
+            any_record::<crate::clusters::Cluster>(&value);
+            any_record::<crate::tenants::Holder>(&value);
+            any_record::<crate::topics::Topic>(&value);
+            any_record::<crate::topics::DeletedTopic>(&value);
+            any_record::<crate::subscriptions::Subscription>(&value);
+            any_record::<crate::ownership::Owner>(&value);
+            any_record::<crate::segments::Segment>(&value);
+            any_record::<crate::state_pointer::StatePointer>(&value);
+            any_record::<crate::ledgers::LedgerRecord>(&value);
+            any_record::<crate::bookies::BookieIdentity>(&value);
+            any_record::<crate::bookies::LiveBookie>(&value);
+            any_record::<crate::brokers::Broker>(&value);
+            any_record::<crate::auditor::Auditor>(&value);
+        }
+    }
+}

@@ -333,3 +333,50 @@ fn weight(event: &Event) -> usize {
         Event::Delete { key, .. } => key.len(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(state: &mut State, key: &str, bytes: usize) {
+        let txn = Txn::new().put(Bytes::copy_from_slice(key.as_bytes()), vec![0; bytes].into());
+        assert!(matches!(state.apply(&Command::Txn(txn)), Ok(Applied::Txn(TxnOutcome::Committed { .. }))));
+    }
+
+    #[test]
+    fn history_is_bounded_in_events_and_in_bytes() {
+        let mut state = State::new();
+        for _ in 0..HISTORY_EVENTS_MAX + 10 {
+            put(&mut state, "k", 1);
+        }
+        assert_eq!(state.history.len(), HISTORY_EVENTS_MAX);
+        for _ in 0..40 {
+            put(&mut state, "k", 1 << 20);
+        }
+        assert!(state.history_bytes <= HISTORY_BYTES_MAX);
+        let bytes: usize = state.history.iter().map(weight).sum();
+        assert_eq!(state.history_bytes, bytes);
+        let gone = state.events(&Bytes::new(), Revision::new(1), 10);
+        assert_eq!(gone, Err(StoreError::Compacted { oldest: state.history[0].revision() }));
+    }
+
+    #[test]
+    fn an_image_gives_the_same_state() {
+        let mut state = State::new();
+        let session = SessionId::new(alluvium_runtime::entropy::Entropy::seeded(1).uuid());
+        let ttl = Duration::from_secs(1);
+        assert_eq!(state.apply(&Command::CreateSession { session, ttl }), Ok(Applied::Done));
+        let bound = Txn::new().put_bound(Bytes::from_static(b"bound"), Bytes::new(), session);
+        assert!(state.apply(&Command::Txn(bound)).is_ok());
+        put(&mut state, "k", 10);
+        put(&mut state, "k", 20);
+        let mut restored = State::from_image(state.image());
+        assert_eq!(restored.image(), state.image());
+        // The binding is restored too.
+        for state in [&mut state, &mut restored] {
+            assert_eq!(state.apply(&Command::EndSession { session }), Ok(Applied::Done));
+        }
+        assert_eq!(restored.image(), state.image());
+        assert_eq!(restored.image().records.len(), 1);
+    }
+}

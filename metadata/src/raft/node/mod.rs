@@ -1,5 +1,7 @@
 //! The thread that owns raft, its log and the leases: it proposes, makes durable, applies and answers.
 
+mod snapshots;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +11,8 @@ use alluvium_runtime::entropy::Entropy;
 use alluvium_runtime::tasks::Tasks;
 use bytes::Bytes;
 use protobuf::Message as _;
-use raft::eraftpb::{Entry, EntryType, Message, Snapshot};
-use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
+use raft::eraftpb::{Entry, EntryType, Message};
+use raft::{RawNode, StateRole};
 use tokio::sync::mpsc;
 
 use super::RaftConfig;
@@ -21,17 +23,14 @@ use super::log::{Home, Log};
 use super::open::Opened;
 use super::pending::{Pending, Reply, Request, Waiting, answer};
 use super::replica::Replica;
-use super::snapshot::{self, StoredSnapshot};
 use super::transport::{Transport, VoterId};
 use crate::error::{OpenError, StoreError};
 use crate::leases::Leases;
-use crate::state::{Applied, Command, State};
+use crate::state::{Applied, Command};
 
 /// The most requests, and bytes of proposals, that are taken before they are made durable together.
 const BATCH_REQUESTS_MAX: usize = 1024;
 const BATCH_BYTES_MAX: usize = 1 << 20;
-/// After how many ticks without a word a voter that was sent a snapshot is sent it again.
-const SNAPSHOT_PATIENCE_TICKS: u32 = 40;
 /// What an entry costs in the log beside its command.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
 
@@ -434,108 +433,6 @@ impl Node {
         }
         let role = Role { leader: VoterId::new(self.raw.raft.leader_id), is_serving: self.leases.is_some() };
         self.around.shared.role.send_if_modified(|known| std::mem::replace(known, role) != role);
-    }
-
-    /// Replaces everything by another voter's snapshot: first the snapshot is durable, then the log begins behind it.
-    fn install(&mut self, received: &Snapshot) -> Result<(), NodeError> {
-        let metadata = received.get_metadata();
-        let image = codec::decode_image(received.data.clone()).map_err(NodeError::Snapshot)?;
-        let conf_state = metadata.get_conf_state().clone();
-        let stored = StoredSnapshot {
-            index: metadata.index,
-            term: metadata.term,
-            voters: conf_state.voters.iter().filter_map(|&voter| VoterId::new(voter)).collect(),
-            body: received.data.clone(),
-        };
-        snapshot::write(&self.home, &stored)?;
-        self.raw.mut_store().install(metadata.index, metadata.term, conf_state);
-        let beginning = LogRecord::Beginning { index: metadata.index, term: metadata.term };
-        self.log.append(&[beginning, LogRecord::HardState(self.raw.store().hard().clone())])?;
-        self.forget_before(metadata.index, received.data.len() as u64);
-        self.applied = metadata.index;
-        let state = State::from_image(image);
-        let revision = state.revision();
-        *self.around.shared.state.write() = state;
-        self.around.shared.show(revision);
-        tracing::info!(index = metadata.index, "caught up by a snapshot");
-        Ok(())
-    }
-
-    /// With everybody answered: takes space for what comes, and lets go what is not needed. A full disk only postpones it.
-    fn look_ahead(&mut self) {
-        if !self.is_disk_full {
-            self.is_disk_full = !self.log.prepare();
-        }
-        if !self.is_disk_full {
-            self.is_disk_full = !self.snapshot_if_due();
-        }
-        self.offer_snapshot();
-    }
-
-    /// Makes a snapshot for voters that are too far behind, and frees it when nobody asks any more.
-    fn offer_snapshot(&mut self) {
-        if self.raw.store().wants_snapshot() {
-            let body = codec::encode_image(&self.around.shared.state.read().image());
-            self.raw.mut_store().offer(self.applied, body);
-            self.offered_ticks = 0;
-        }
-        if self.offered_ticks > SNAPSHOT_PATIENCE_TICKS {
-            self.raw.mut_store().withdraw();
-        }
-    }
-
-    /// Writes a snapshot and lets the log behind it go, once the log has grown enough. `false`: the disk gave no space.
-    fn snapshot_if_due(&mut self) -> bool {
-        let due = self.snapshot_after_bytes.max(2 * self.image_bytes);
-        if self.log.bytes() < due || self.applied <= self.snapshot_index {
-            return true;
-        }
-        let body = codec::encode_image(&self.around.shared.state.read().image());
-        let term = self.raw.store().term_of(self.applied).expect("what is applied is kept or is the base");
-        let stored = StoredSnapshot { index: self.applied, term, voters: self.raw.store().voters(), body: body.into() };
-        if let Err(error) = snapshot::write(&self.home, &stored) {
-            tracing::warn!(%error, "no snapshot of metadata yet; trying again");
-            return false;
-        }
-        let kept = self.applied.saturating_sub(self.trailing_entries);
-        self.raw.mut_store().compact(kept);
-        self.forget_before(self.applied, stored.body.len() as u64);
-        true
-    }
-
-    /// A durable snapshot of `index` covers what was before.
-    fn forget_before(&mut self, index: u64, image_bytes: u64) {
-        let older = std::mem::replace(&mut self.snapshot_index, index);
-        self.image_bytes = image_bytes;
-        let removed = if older > 0 && older != index { snapshot::remove(&self.home, &[older]) } else { Ok(()) };
-        if let Err(error) = removed.and_then(|()| self.log.release(index)) {
-            tracing::warn!(%error, "an old piece of the metadata log is still there");
-        }
-    }
-
-    /// A snapshot may have been lost on its way: raft waits for its fate, so it is told after a while that it failed.
-    fn resend_snapshots(&mut self) {
-        if self.leading.is_none() {
-            self.waiting_for_snapshot.clear();
-            return;
-        }
-        let waiting: Vec<u64> = self
-            .raw
-            .raft
-            .prs()
-            .iter()
-            .filter(|(_, progress)| progress.state == ProgressState::Snapshot)
-            .map(|(&id, _)| id)
-            .collect();
-        let before = std::mem::take(&mut self.waiting_for_snapshot);
-        for id in waiting {
-            let ticks = before.iter().find(|(known, _)| *known == id).map_or(0, |(_, ticks)| ticks + 1);
-            if ticks > SNAPSHOT_PATIENCE_TICKS {
-                self.raw.report_snapshot(id, SnapshotStatus::Failure);
-            } else {
-                self.waiting_for_snapshot.push((id, ticks));
-            }
-        }
     }
 }
 

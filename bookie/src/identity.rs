@@ -21,8 +21,8 @@ const FILE: &str = "identity";
 const FILE_UNFINISHED: &str = "identity.new";
 /// The folder of the log's files below the data directory.
 pub const LOG_DIR: &str = "log";
-/// The file whose lock says that a process uses the directory.
-pub const LOCK_FILE: &str = "lock";
+/// Files that others leave in a directory before anything is stored there: the lock, the trial of the filesystem.
+const HARMLESS: [&str; 3] = [FILE_UNFINISHED, "LOCK", ".probe"];
 /// An identity is a few lines; a longer file is something else.
 const FILE_BYTES_MAX: usize = 4096;
 
@@ -35,6 +35,8 @@ pub struct Identity {
     pub bookie: BookieName,
     /// This life of the directory.
     pub incarnation: Incarnation,
+    /// Whether a log was begun. From then on a directory without one has lost it.
+    pub log_begun: bool,
 }
 
 /// Why a data directory may not be used.
@@ -117,32 +119,30 @@ impl Identity {
     pub fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<Self>, IdentityError> {
         let io = |source| IdentityError::Io { dir: dir.to_owned(), source };
         let damaged = |problem| IdentityError::Damaged { dir: dir.to_owned(), problem };
-        disk.create_dir_all(dir).map_err(io)?;
-        let names = disk.list(dir).map_err(io)?;
-        let has = |name: &str| names.iter().any(|path| path.file_name().is_some_and(|n| n == name));
-        if !has(FILE) {
-            let harmless = [FILE_UNFINISHED, LOCK_FILE];
-            let strange = |path: &PathBuf| !harmless.iter().any(|name| path.file_name().is_some_and(|n| n == *name));
-            // A log folder without files is made before the first file.
-            let log_files = log_is_empty(disk, dir).map_err(io)?;
-            if names.iter().any(|path| strange(path) && path.file_name().is_none_or(|n| n != LOG_DIR)) || !log_files {
-                return Err(damaged("it holds files but no identity"));
-            }
-            return Ok(None);
+        disk.create_dir_all(&dir.join(LOG_DIR)).map_err(io)?;
+        let files = disk.list(dir).map_err(io)?;
+        let names: Vec<_> = files.iter().filter_map(|path| path.file_name()).collect();
+        let has_log = !disk.list(&dir.join(LOG_DIR)).map_err(io)?.is_empty();
+        if !names.iter().any(|name| *name == FILE) {
+            let strange = names.iter().any(|name| !HARMLESS.iter().any(|harmless| name == harmless));
+            return if strange || has_log { Err(damaged("it holds files but no identity")) } else { Ok(None) };
         }
         let file = disk.open(&dir.join(FILE), SyncMode::Buffered).map_err(io)?;
         let mut bytes = vec![0; FILE_BYTES_MAX];
         let length = file.read_at(0, &mut bytes).map_err(io)?;
         bytes.truncate(length);
-        Self::parse(&bytes)
-            .map_err(|problem| match problem {
-                Problem::Newer(found) => IdentityError::NewerFormat { dir: dir.to_owned(), found },
-                Problem::Damaged(problem) => damaged(problem),
-            })
-            .map(Some)
+        let identity = Self::parse(&bytes).map_err(|problem| match problem {
+            Problem::Newer(found) => IdentityError::NewerFormat { dir: dir.to_owned(), found },
+            Problem::Damaged(problem) => damaged(problem),
+        })?;
+        // An empty log under an old identity would "prove" that nothing was ever acknowledged (C5).
+        if identity.log_begun && !has_log {
+            return Err(damaged("its log is gone"));
+        }
+        Ok(Some(identity))
     }
 
-    /// Writes the identity of an empty directory, durably: after a crash it is there whole, or not at all.
+    /// Writes the identity, durably: after a crash it is there whole, or not at all.
     pub fn write(&self, disk: &dyn Disk, dir: &Path) -> Result<(), IdentityError> {
         let write = || -> io::Result<()> {
             let unfinished = dir.join(FILE_UNFINISHED);
@@ -163,8 +163,11 @@ impl Identity {
 
     fn encode(&self) -> Vec<u8> {
         let mut text = format!(
-            "alluvium bookie directory {FORMAT_VERSION}\ncluster {}\nbookie {}\nincarnation {}\n",
-            self.cluster, self.bookie, self.incarnation
+            "alluvium bookie directory {FORMAT_VERSION}\ncluster {}\nbookie {}\nincarnation {}\nlog {}\n",
+            self.cluster,
+            self.bookie,
+            self.incarnation,
+            if self.log_begun { "begun" } else { "none" },
         );
         let checksum = Crc32c::of(text.as_bytes());
         text.push_str(&format!("crc32c {:08x}\n", checksum.get()));
@@ -197,6 +200,11 @@ impl Identity {
             cluster: ClusterId::new(uuid(field("cluster")?)?),
             bookie: BookieName::parse(field("bookie")?).map_err(|_| Problem::Damaged("the identity has a bad name"))?,
             incarnation: Incarnation::new(uuid(field("incarnation")?)?),
+            log_begun: match field("log")? {
+                "begun" => true,
+                "none" => false,
+                _ => return Err(Problem::Damaged("the identity says nothing of the log")),
+            },
         })
     }
 }
@@ -206,21 +214,12 @@ enum Problem {
     Damaged(&'static str),
 }
 
-fn log_is_empty(disk: &dyn Disk, dir: &Path) -> io::Result<bool> {
-    match disk.list(&dir.join(LOG_DIR)) {
-        Ok(files) => Ok(files.is_empty()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(error),
-    }
-}
-
 /// Decides under which identity a bookie starts, from what stands in its directory and the incarnation that metadata knows
 /// of its name. `fresh` is an incarnation that nobody has.
 ///
 /// An empty directory never takes an incarnation that was there before: what that one acknowledged is gone, and it would
 /// "prove" absences (C5).
 pub fn decide(
-    disk: &dyn Disk,
     dir: &Path,
     found: Option<Identity>,
     wanted: &Identity,
@@ -251,14 +250,95 @@ pub fn decide(
     match known {
         None => Ok((found, Claim::First)),
         Some(known) if known == found.incarnation => Ok((found, Claim::Known)),
+        // A start that ended between writing the identity and telling metadata.
+        Some(known) if !found.log_begun => Ok((found, Claim::Replaces(known))),
         Some(known) => {
-            // A start that ended between writing the identity and telling metadata left a directory without a log.
-            let unused = log_is_empty(disk, dir).map_err(|source| IdentityError::Io { dir: dir_path(), source })?;
-            if unused {
-                return Ok((found, Claim::Replaces(known)));
-            }
             let (bookie, found) = (found.bookie, found.incarnation);
             Err(IdentityError::OtherIncarnation { dir: dir_path(), bookie, found, known })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alluvium_runtime::disk::real::RealDisk;
+
+    use super::*;
+
+    fn identity(incarnation: u128) -> Identity {
+        Identity {
+            cluster: ClusterId::new(Uuid::from_u128(1)),
+            bookie: BookieName::parse("b1").expect("valid"),
+            incarnation: Incarnation::new(Uuid::from_u128(incarnation)),
+            log_begun: false,
+        }
+    }
+
+    fn decide_for(found: Option<Identity>, known: Option<u128>) -> Result<(Identity, Claim), IdentityError> {
+        let known = known.map(|known| Incarnation::new(Uuid::from_u128(known)));
+        decide(Path::new("/data"), found, &identity(9), known, Mutations::NONE)
+    }
+
+    #[test]
+    fn an_identity_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().expect("a folder");
+        assert_eq!(Identity::read(&RealDisk, dir.path()).expect("empty"), None);
+        identity(2).write(&RealDisk, dir.path()).expect("written");
+        assert_eq!(Identity::read(&RealDisk, dir.path()).expect("whole"), Some(identity(2)));
+        identity(3).write(&RealDisk, dir.path()).expect("written over");
+        assert_eq!(Identity::read(&RealDisk, dir.path()).expect("whole"), Some(identity(3)));
+    }
+
+    #[test]
+    fn every_truncation_and_every_flipped_bit_of_an_identity_is_refused() {
+        let whole = identity(2).encode();
+        for length in 0..whole.len() - 1 {
+            assert!(Identity::parse(&whole[..length]).is_err(), "{length} bytes");
+        }
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            // A digit of the version may become that of a newer one, and letters of the checksum may change case.
+            let same = Identity::parse(&bytes).is_ok_and(|parsed| parsed == identity(2));
+            assert!(same || Identity::parse(&bytes).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_named_and_refused() {
+        let newer = String::from_utf8(identity(2).encode()).expect("text").replace("directory 1", "directory 7");
+        assert!(matches!(Identity::parse(newer.as_bytes()), Err(Problem::Newer(7))));
+    }
+
+    #[test]
+    fn c5_a_directory_that_lost_its_log_is_refused() {
+        let dir = tempfile::tempdir().expect("a folder");
+        Identity { log_begun: true, ..identity(2) }.write(&RealDisk, dir.path()).expect("written");
+        let refused = Identity::read(&RealDisk, dir.path()).expect_err("its log is gone");
+        assert!(matches!(refused, IdentityError::Damaged { .. }), "{refused}");
+    }
+
+    #[test]
+    fn b11_an_empty_directory_is_another_bookie_whatever_its_name_was() {
+        assert!(matches!(decide_for(None, None), Ok((new, Claim::First)) if new == identity(9)));
+        let (new, claim) = decide_for(None, Some(2)).expect("joins");
+        assert_eq!((new, claim), (identity(9), Claim::Replaces(identity(2).incarnation)));
+    }
+
+    #[test]
+    fn b11_a_directory_that_metadata_does_not_know_any_more_is_refused() {
+        let used = Identity { log_begun: true, ..identity(2) };
+        assert!(matches!(decide_for(Some(used.clone()), Some(2)), Ok((_, Claim::Known))));
+        assert!(matches!(decide_for(Some(used.clone()), None), Ok((_, Claim::First))));
+        assert!(matches!(decide_for(Some(used), Some(3)), Err(IdentityError::OtherIncarnation { .. })));
+        assert!(matches!(decide_for(Some(identity(2)), Some(3)), Ok((_, Claim::Replaces(_)))));
+    }
+
+    #[test]
+    fn a_directory_of_another_cluster_or_name_is_refused() {
+        let other_cluster = Identity { cluster: ClusterId::new(Uuid::from_u128(7)), ..identity(2) };
+        assert!(matches!(decide_for(Some(other_cluster), None), Err(IdentityError::OtherCluster { .. })));
+        let other_name = Identity { bookie: BookieName::parse("b2").expect("valid"), ..identity(2) };
+        assert!(matches!(decide_for(Some(other_name), None), Err(IdentityError::OtherBookie { .. })));
     }
 }

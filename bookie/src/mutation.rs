@@ -13,12 +13,19 @@ pub enum Mutation {
     FenceBitLostAtRestart,
     /// C5: an empty data directory takes the incarnation that its name had before.
     WipedBookieRejoins,
+    /// C13: the LAC of a recovery's add counts. Planted together with the recovery that sends one.
+    RecoveryLacCounts,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::AckBeforeSync, Self::UnknownLedgerNotFenced, Self::FenceBitLostAtRestart, Self::WipedBookieRejoins];
+    pub const ALL: [Self; 5] = [
+        Self::AckBeforeSync,
+        Self::UnknownLedgerNotFenced,
+        Self::FenceBitLostAtRestart,
+        Self::WipedBookieRejoins,
+        Self::RecoveryLacCounts,
+    ];
 }
 
 /// Which bug is planted, if any.

@@ -13,7 +13,7 @@
 //! A crash is to drop the store; [`Store::recover`] is what comes after it. Reading needs no owner: [`Store::read`] gives a
 //! [`ReadPlan`] that any thread runs.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +28,10 @@ use alluvium_types::entry::entry_checksum;
 use alluvium_types::ids::{EntryId, LedgerId, RecoveryNumber};
 use alluvium_types::ledger::LedgerClass;
 
-use crate::log::{self, AppendError, EntryHead, Files, GroupNumber, GroupWrite, Index, Location, Marks, Prepared, Writer};
+use crate::log::{
+    self, AppendError, Compaction, EntryHead, FileId, Files, Frame, GroupNumber, GroupWrite, Index, Location, Marks, Prepared,
+    Release, Released, Writer,
+};
 use crate::mutation::{Mutation, Mutations};
 use crate::read_plan::ReadPlan;
 use crate::rules::{self, Ledger, Need};
@@ -147,10 +150,17 @@ pub struct Store {
     pending: HashMap<(LedgerId, EntryId), Pending>,
     marked: BTreeMap<LedgerId, Marked>,
     deletions: VecDeque<(GroupNumber, LedgerId)>,
-    pub(crate) compaction: Option<log::Compaction>,
+    /// The file that is emptied, and how far that is.
+    compaction: Option<(FileId, Compaction)>,
+    /// The group of what was copied last.
+    last_copy: GroupNumber,
+    /// Files that hold entries that can't be read; they are not emptied again.
+    not_movable: BTreeSet<FileId>,
+    /// Files that were given up and are not gone yet.
+    releasing: BTreeSet<FileId>,
     mutations: Mutations,
     #[cfg(feature = "mutations")]
-    forgotten_fences: std::collections::BTreeSet<LedgerId>,
+    forgotten_fences: BTreeSet<LedgerId>,
 }
 
 impl Store {
@@ -169,7 +179,7 @@ impl Store {
         #[cfg(feature = "mutations")]
         let forgotten_fences = match mutations.has(Mutation::FenceBitLostAtRestart) {
             true => log.writer.marks().iter().filter(|(_, m)| m.fenced.is_some()).map(|(ledger, _)| ledger).collect(),
-            false => std::collections::BTreeSet::new(),
+            false => BTreeSet::new(),
         };
         Ok(Self {
             writer: log.writer,
@@ -183,6 +193,9 @@ impl Store {
             marked: BTreeMap::new(),
             deletions: VecDeque::new(),
             compaction: None,
+            last_copy: GroupNumber::ZERO,
+            not_movable: BTreeSet::new(),
+            releasing: BTreeSet::new(),
             mutations,
             #[cfg(feature = "mutations")]
             forgotten_fences,
@@ -384,6 +397,96 @@ impl Store {
         }
     }
 
+    /// Forgets a deleted ledger's marks, once no file holds a frame of it. The caller knows that its tombstone is gone (C27).
+    pub fn forget(&mut self, ledger: LedgerId) -> Outcome<Result<(), Refusal>> {
+        let Some(Marks { deleted: true, .. }) = self.writer.marks().get(ledger) else { return Outcome::Now(Ok(())) };
+        if let Some(marked) = self.marked.get(&ledger) {
+            return Outcome::After(marked.newest);
+        }
+        if self.index.holds(ledger) {
+            return Outcome::Now(Err(Refusal::Busy));
+        }
+        match self.writer.forget(ledger, &self.index) {
+            Ok(group) => Outcome::After(group),
+            Err(error) => append_failed(error, self.out_of_files, |refusal| refusal),
+        }
+    }
+
+    /// The rights to let go of files in which nothing is alive and whose marks stand in a later one.
+    pub fn release_dead(&mut self) -> Vec<Release> {
+        let moving = self.compaction.as_ref().map(|(file, _)| *file);
+        let dead = self.index.files().filter(|(file, usage)| usage.entries == 0 && Some(*file) != moving);
+        let rights: Vec<Release> = dead
+            .filter(|(file, _)| !self.releasing.contains(file))
+            .filter_map(|(file, _)| self.writer.release(file, &self.index).ok())
+            .collect();
+        self.releasing.extend(rights.iter().map(|release| release.file));
+        rights
+    }
+
+    /// A file went.
+    pub fn released(&mut self, released: Released) {
+        self.releasing.remove(&released.file);
+        self.index.remove_file(released);
+    }
+
+    /// Begins to move what is alive out of the file of which the least is, if that is at most `share_percent` of
+    /// `file_bytes` and it isn't the active one. Says which; one that is being emptied is gone on with.
+    pub fn begin_compaction(&mut self, file_bytes: u64, share_percent: u8) -> Option<FileId> {
+        if let Some((file, _)) = &self.compaction {
+            return Some(*file);
+        }
+        let active = self.writer.active_file();
+        let limit = file_bytes / 100 * u64::from(share_percent);
+        let (file, _) = self
+            .index
+            .files()
+            .filter(|(file, usage)| *file < active && usage.entries > 0 && usage.bytes <= limit)
+            .filter(|(file, _)| !self.not_movable.contains(file))
+            .min_by_key(|(_, usage)| usage.bytes)?;
+        self.compaction = Some((file, Compaction::of(file, &self.index)));
+        Some(file)
+    }
+
+    /// The next entry to move, to be read by the caller.
+    pub fn next_copy(&mut self) -> Option<log::Copy> {
+        self.compaction.as_mut()?.1.next(&self.index)
+    }
+
+    /// The entry was read: it is appended like any other.
+    pub fn copy(&mut self, frame: &Frame) -> Outcome<Result<(), Refusal>> {
+        let Some((_, compaction)) = &mut self.compaction else { return Outcome::Now(Ok(())) };
+        match self.writer.append_entry(&frame.head, &frame.body) {
+            Ok(placed) => {
+                self.last_copy = placed.group;
+                compaction.copied(placed);
+                Outcome::Now(Ok(()))
+            }
+            Err(error) => append_failed(error, self.out_of_files, |refusal| refusal),
+        }
+    }
+
+    /// The entry can't be read: it stays, and its file with it (C30).
+    pub fn skip_copy(&mut self) {
+        if let Some((_, compaction)) = &mut self.compaction {
+            compaction.skipped();
+        }
+    }
+
+    /// Ends a compaction, once all that was copied is durable.
+    pub fn finish_compaction(&mut self) -> Outcome<Result<(), Refusal>> {
+        if let Some((file, compaction)) = &self.compaction {
+            if !compaction.is_done() {
+                return Outcome::After(self.last_copy);
+            }
+            if compaction.unreadable() > 0 {
+                self.not_movable.insert(*file);
+            }
+        }
+        self.compaction = None;
+        Outcome::Now(Ok(()))
+    }
+
     /// What the disk leaves room for from now on.
     pub const fn set_admission(&mut self, admission: Admission) {
         self.admission = admission;
@@ -413,7 +516,7 @@ impl Store {
             marked.first = marked.first.filter(|first| *first > durable);
             marked.newest > durable
         });
-        if let Some(compaction) = &mut self.compaction {
+        if let Some((_, compaction)) = &mut self.compaction {
             compaction.durable(durable, &mut self.index);
         }
         durable
@@ -458,11 +561,6 @@ impl Store {
     /// Where every entry is.
     pub const fn index(&self) -> &Index {
         &self.index
-    }
-
-    /// Both, for what moves or drops entries.
-    pub(crate) const fn writer_and_index(&mut self) -> (&mut Writer, &mut Index) {
-        (&mut self.writer, &mut self.index)
     }
 
     /// The log's files.
@@ -514,6 +612,7 @@ impl Store {
     fn append(&mut self, add: &AddEntry) -> AddOutcome {
         let lac = match add.adder {
             Adder::Writer { .. } => add.lac,
+            Adder::Recovery { .. } if self.mutations.has(Mutation::RecoveryLacCounts) => add.lac,
             // A recovery's LAC may run ahead of what is on Qa members of the real ensemble (C13).
             Adder::Recovery { .. } => None,
         };

@@ -1,0 +1,224 @@
+//! From a folder and a name to a bookie that serves: lock, identity (B11), log, registration, garbage collection.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use alluvium_metadata::{Metadata, ReadError, UpdateError};
+use alluvium_runtime::clock::Clock;
+use alluvium_runtime::disk::Disk;
+use alluvium_runtime::disk::real::{self, LockError, RealDisk};
+use alluvium_runtime::entropy::Entropy;
+use alluvium_runtime::tasks::{OnFailure, Tasks};
+use alluvium_types::bookie::Refusal;
+use alluvium_types::ids::Incarnation;
+use alluvium_types::ledger::BookieId;
+use alluvium_types::names::{BookieName, NameError};
+
+use crate::bookie::{Bookie, Parts};
+use crate::config::Config;
+use crate::gc::Reaper;
+use crate::identity::{self, Claim, Identity, IdentityError};
+use crate::log::RecoverError;
+use crate::metrics::Metrics;
+
+/// What a bookie needs of its process.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// Metadata, where it registers and learns what is dead.
+    pub metadata: Metadata,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub entropy: Entropy,
+    /// Whose stop is the bookie's.
+    pub tasks: Tasks,
+    /// Its figures.
+    pub metrics: Metrics,
+}
+
+/// A bookie that runs and is registered.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// The handle.
+    pub bookie: Bookie,
+    /// What drops dead ledgers.
+    pub reaper: Reaper,
+}
+
+/// Why a bookie does not start. Nothing of its directory was lost.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The name is not one.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The folder can't be made or tried.
+    #[error("cannot use the data directory {dir:?}")]
+    Dir {
+        /// The folder.
+        dir: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Another process has the folder, or it can't be locked.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The folder is not this bookie's (B11).
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The log does not open.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
+    /// Metadata was not read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Metadata was not changed.
+    #[error(transparent)]
+    Update(#[from] UpdateError),
+    /// The log took no marks.
+    #[error("the log took no marks at start")]
+    Log(#[source] Refusal),
+}
+
+impl StartError {
+    /// Whether another try may succeed without a person's help.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Read(error) => error.is_retryable(),
+            Self::Update(error) => error.is_retryable(),
+            Self::Recover(error) => error.is_retryable(),
+            Self::Name(_) | Self::Dir { .. } | Self::Lock(_) | Self::Identity(_) | Self::Log(_) => false,
+        }
+    }
+}
+
+/// Starts a bookie that brokers reach at `address`. It is registered, under a session, until the tasks stop; a lost session is
+/// followed by another.
+pub async fn start(config: Config, address: String, around: Surroundings) -> Result<Running, StartError> {
+    let Surroundings { metadata, clock, entropy, tasks, metrics } = around;
+    let dir = config.data_dir.clone();
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let lock = {
+        let (disk, dir) = (Arc::clone(&disk), dir.clone());
+        tasks.block(move || lock(disk.as_ref(), dir)).await?
+    };
+    let identity = claim(&config, &disk, &metadata, &entropy, &tasks).await?;
+    let parts = {
+        let (config, identity, disk) = (config.clone(), identity.clone(), Arc::clone(&disk));
+        let (clock, entropy, own, metrics) = (clock.clone(), entropy.clone(), tasks.clone(), metrics);
+        move |mode| Parts { config, identity, disk, mode, lock: Some(lock), clock, entropy, tasks: own, metrics }
+    };
+    let bookie = {
+        let (forced, disk) = (config.write_mode.forced(), Arc::clone(&disk));
+        tasks.block(move || open(forced, &dir, disk.as_ref(), identity, parts)).await?
+    };
+    bound_doubts(&bookie, &metadata).await?;
+    bookie.info().send_modify(|info| info.address = address);
+    let reaper = Reaper::new(bookie.clone(), metadata.ledgers());
+    keep(&bookie, &reaper, &metadata, &tasks, &config);
+    Ok(Running { bookie, reaper })
+}
+
+fn lock(disk: &dyn Disk, dir: PathBuf) -> Result<real::DirLock, StartError> {
+    match disk.create_dir_all(&dir) {
+        Ok(()) => Ok(real::lock(&dir, "bookie")?),
+        Err(source) => Err(StartError::Dir { dir, source }),
+    }
+}
+
+/// Finds out under which identity to start, and tells metadata where that is news. The log is begun only afterwards.
+async fn claim(
+    config: &Config,
+    disk: &Arc<dyn Disk>,
+    metadata: &Metadata,
+    entropy: &Entropy,
+    tasks: &Tasks,
+) -> Result<Identity, StartError> {
+    let wanted = Identity {
+        cluster: metadata.clusters().init(None).await?.value.id,
+        bookie: BookieName::parse(&config.name)?,
+        incarnation: Incarnation::new(entropy.uuid()),
+        log_begun: false,
+    };
+    let known = metadata.bookies().identity(&wanted.bookie).await?;
+    let (identity, claim) = {
+        let (disk, dir, mutations) = (Arc::clone(disk), config.data_dir.clone(), config.mutations);
+        let known = known.as_ref().map(|known| known.value.incarnation);
+        let decided = tasks.block(move || {
+            let found = Identity::read(disk.as_ref(), &dir)?;
+            let (identity, claim) = identity::decide(&dir, found.clone(), &wanted, known, mutations)?;
+            if found.is_none() {
+                identity.write(disk.as_ref(), &dir)?;
+            }
+            Ok::<_, IdentityError>((identity, claim))
+        });
+        decided.await?
+    };
+    let id = BookieId { name: identity.bookie.clone(), incarnation: identity.incarnation };
+    match claim {
+        Claim::Known => {}
+        Claim::First => drop(metadata.bookies().claim_identity(&id, identity.cluster).await?),
+        Claim::Replaces(lost) => {
+            tracing::warn!(bookie = %id, %lost, "an empty directory under a known name: the old incarnation is lost");
+            let known = known.expect("what is replaced was read");
+            metadata.bookies().replace_identity(&id, &known).await?;
+        }
+    }
+    Ok(identity)
+}
+
+/// Chooses how writes become durable, recovers the log, and notes that there is one.
+fn open(
+    forced: Option<alluvium_runtime::disk::SyncMode>,
+    dir: &std::path::Path,
+    disk: &dyn Disk,
+    identity: Identity,
+    parts: impl FnOnce(alluvium_runtime::disk::SyncMode) -> Parts,
+) -> Result<Bookie, StartError> {
+    let probed = real::probe(dir, forced).map_err(|source| StartError::Dir { dir: dir.to_owned(), source })?;
+    tracing::info!(mode = ?probed.mode, reason = probed.reason, "how entries are written");
+    let bookie = Bookie::open(parts(probed.mode))?;
+    if !identity.log_begun {
+        Identity { log_begun: true, ..identity }.write(disk, dir)?;
+    }
+    Ok(bookie)
+}
+
+/// After a loss, unknown ledgers are in doubt up to the ids that were given out by now; those given out later are not.
+async fn bound_doubts(bookie: &Bookie, metadata: &Metadata) -> Result<(), StartError> {
+    if !bookie.shared().state.lock().store.needs_bound() {
+        return Ok(());
+    }
+    // A fresh handle takes a fresh block of ids, of which this one is never used for a ledger.
+    let next = metadata.ledgers().allocate().await?;
+    bookie.ask(|store| store.bound_doubts(next), || Err(Refusal::Stopping)).await.map_err(StartError::Log)
+}
+
+/// Registration, garbage collection and the stop.
+fn keep(bookie: &Bookie, reaper: &Reaper, metadata: &Metadata, tasks: &Tasks, config: &Config) {
+    let identity = bookie.identity();
+    let id = BookieId { name: identity.bookie.clone(), incarnation: identity.incarnation };
+    let (bookies, info, ttl) = (metadata.bookies(), bookie.info().subscribe(), config.session_ttl());
+    let dead = bookie.clone();
+    tasks.spawn("bookie-registration", OnFailure::ShutDown, async move {
+        tokio::select! {
+            biased;
+            () = dead.dead() => Ok(()),
+            ended = bookies.keep_registered(&id, info, ttl) => ended,
+        }
+    });
+    let reaper = reaper.clone();
+    tasks.spawn("bookie-gc", OnFailure::Log, async move {
+        reaper.run().await;
+        Ok::<(), String>(())
+    });
+    let (bookie, own) = (bookie.clone(), tasks.clone());
+    tasks.spawn("bookie-stop", OnFailure::Log, async move {
+        tokio::select! {
+            biased;
+            () = bookie.ended() => {}
+            () = own.stopping() => bookie.drain(),
+        }
+        Ok::<(), String>(())
+    });
+}

@@ -70,7 +70,6 @@ impl AppendError {
 
 /// An entry is on the disks of an ack quorum, as is every earlier one (L1, L2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use = "a confirmation is what the caller of the append waits for"]
 pub struct Confirmed {
     /// Its id.
     pub entry: EntryId,

@@ -77,8 +77,9 @@ impl AddStream {
         let (reply, answer) = oneshot::channel();
         let slot = Arc::new(Slot(Mutex::new(Some((add, reply)))));
         let queued = self.push(Queued::Add(Arc::clone(&slot)));
+        let take_back = TakeBack(slot);
         async move {
-            let _take_back = TakeBack(slot);
+            let _take_back = take_back;
             if !queued {
                 return Err(CallError::Refused(Refusal::Busy));
             }

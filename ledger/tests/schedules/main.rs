@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+mod bookie;
 mod creation;
 mod reading;
 mod recovery;

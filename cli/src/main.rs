@@ -1,1 +1,45 @@
-fn main() {}
+//! The `alluvium` binary: servers and tools, one file for each noun.
+
+mod bookie;
+mod cluster;
+mod command;
+mod completion;
+mod consume;
+mod context;
+mod exit;
+mod ledger;
+mod namespace;
+mod output;
+mod policies;
+mod produce;
+mod server;
+#[cfg(feature = "standalone")]
+mod standalone;
+mod subscription;
+mod tenant;
+mod topic;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::command::Cli;
+use crate::exit::Failure;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = cli.common.output;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(Box::pin(cli.run())),
+        Err(error) => Err(Failure::io("cannot start", &error)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(output),
+    }
+}

@@ -83,6 +83,9 @@ impl Settings {
     }
 }
 
+/// Tells the last sequence stored on a partition.
+type ClaimReply = oneshot::Sender<Result<Option<u64>, Error>>;
+
 /// The task.
 #[derive(Debug)]
 pub(super) struct Drive {
@@ -92,7 +95,7 @@ pub(super) struct Drive {
     shared: Arc<Shared>,
     session: Session<Outcome>,
     commands: mpsc::Receiver<Command>,
-    waiting: HashMap<u32, Vec<oneshot::Sender<Result<Option<u64>, Error>>>>,
+    waiting: HashMap<u32, Vec<ClaimReply>>,
     /// Nobody holds the producer any more: it ends once nothing is left.
     abandoned: bool,
     /// What is queued now does not linger.

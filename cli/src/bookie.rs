@@ -1,0 +1,67 @@
+//! Bookies.
+
+use alluvium_client::admin;
+use clap::Subcommand;
+use serde::Serialize;
+
+use crate::command::Common;
+use crate::exit::Failure;
+use crate::output::Show;
+use crate::units::show_size;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bookie {
+    /// List all bookies
+    List,
+}
+
+#[derive(Serialize)]
+struct View {
+    name: String,
+    incarnation: String,
+    zone: String,
+    address: String,
+    writable: bool,
+    bytes_total: u64,
+    bytes_available: u64,
+}
+
+impl From<admin::Bookie> for View {
+    fn from(bookie: admin::Bookie) -> Self {
+        Self {
+            name: bookie.name,
+            incarnation: bookie.incarnation,
+            zone: bookie.zone,
+            address: bookie.address,
+            writable: bookie.writable,
+            bytes_total: bookie.bytes_total,
+            bytes_available: bookie.bytes_available,
+        }
+    }
+}
+
+impl Show for View {
+    fn columns() -> &'static [&'static str] {
+        &["BOOKIE", "ZONE", "ADDRESS", "STATE", "AVAILABLE", "TOTAL", "INCARNATION"]
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.zone.clone(),
+            self.address.clone(),
+            if self.writable { "writable" } else { "read-only" }.to_owned(),
+            show_size(self.bytes_available),
+            show_size(self.bytes_total),
+            self.incarnation.clone(),
+        ]
+    }
+}
+
+impl Bookie {
+    pub(crate) async fn run(self, common: &Common) -> Result<(), Failure> {
+        let Self::List = self;
+        let bookies = common.server.admin().await?.list_bookies().await?;
+        common.output.many(&bookies.into_iter().map(View::from).collect::<Vec<_>>())
+    }
+}

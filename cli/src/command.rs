@@ -1,0 +1,140 @@
+//! The command line as a whole.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::exit::Failure;
+use crate::output::Output;
+use crate::server::Server;
+use crate::{bookie, cluster, completion, consume, context, exit, ledger, namespace, produce, subscription, tenant, topic};
+
+/// Alluvium: messages that are on disk before they are acknowledged.
+#[derive(Debug, Parser)]
+#[command(name = "alluvium", version, after_help = exit::HELP, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Common {
+    /// The shape of what is printed
+    #[arg(short, long, global = true, value_enum, default_value_t, help_heading = "Common options")]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) server: Server,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything in one process
+    #[cfg(feature = "standalone")]
+    Standalone(Box<crate::standalone::Standalone>),
+    /// Publish lines as messages
+    Produce(Box<produce::Produce>),
+    /// Print messages, through a subscription or without one
+    Consume(Box<consume::Consume>),
+    /// Topics, and their partitions
+    #[command(subcommand)]
+    Topic(topic::Topic),
+    /// Subscriptions, and where they stand
+    #[command(subcommand)]
+    Subscription(subscription::Subscription),
+    /// Namespaces, and their policies
+    #[command(subcommand)]
+    Namespace(namespace::Namespace),
+    /// Tenants
+    #[command(subcommand)]
+    Tenant(tenant::Tenant),
+    /// The cluster
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
+    /// The servers that keep entries
+    #[command(subcommand)]
+    Bookie(bookie::Bookie),
+    /// What bookies keep: replicated sequences of entries
+    #[command(subcommand)]
+    Ledger(ledger::Ledger),
+    /// Servers by name
+    #[command(subcommand)]
+    Context(context::Context),
+    /// Print a shell's completion script
+    Completion(completion::Completion),
+}
+
+impl Cli {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let common = self.common;
+        match self.command {
+            #[cfg(feature = "standalone")]
+            Command::Standalone(standalone) => standalone.run(&common).await,
+            Command::Produce(produce) => Box::pin(produce.run(&common)).await,
+            Command::Consume(consume) => Box::pin(consume.run(&common)).await,
+            Command::Topic(topic) => topic.run(&common).await,
+            Command::Subscription(subscription) => subscription.run(&common).await,
+            Command::Namespace(namespace) => namespace.run(&common).await,
+            Command::Tenant(tenant) => tenant.run(&common).await,
+            Command::Cluster(cluster) => cluster.run(&common).await,
+            Command::Bookie(bookie) => bookie.run(&common).await,
+            Command::Ledger(ledger) => ledger.run(&common).await,
+            Command::Context(context) => context.run(&common).await,
+            Command::Completion(completion) => completion.run(&common),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command as Clap, CommandFactory};
+
+    use super::*;
+
+    /// Every leaf, as a command line with all that it requires.
+    fn leaves(command: &Clap, path: &[String], found: &mut Vec<Vec<String>>) {
+        let subcommands: Vec<&Clap> = command.get_subcommands().filter(|c| c.get_name() != "help").collect();
+        if subcommands.is_empty() {
+            let mut line = path.to_vec();
+            for arg in command.get_arguments().filter(|arg| arg.is_required_set()) {
+                line.extend(arg.get_long().map(|long| format!("--{long}")));
+                let possible = arg.get_possible_values();
+                line.push(possible.first().map_or("1".to_owned(), |value| value.get_name().to_owned()));
+            }
+            found.push(line);
+        }
+        for subcommand in subcommands {
+            let path: Vec<String> = path.iter().cloned().chain([subcommand.get_name().to_owned()]).collect();
+            leaves(subcommand, &path, found);
+        }
+    }
+
+    #[test]
+    fn every_leaf_takes_json() {
+        let mut command = Cli::command();
+        command.build();
+        command.clone().debug_assert();
+        let mut found = Vec::new();
+        leaves(&command, &["alluvium".to_owned()], &mut found);
+        assert!(found.len() > 25, "{found:?}");
+        for mut line in found {
+            line.extend(["-o".to_owned(), "json".to_owned()]);
+            let cli = Cli::try_parse_from(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+            assert_eq!(cli.common.output, Output::Json, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn every_command_and_argument_says_what_it_is() {
+        fn check(command: &Clap) {
+            assert!(command.get_about().is_some() || command.get_name() == "help", "{} says nothing", command.get_name());
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some(), "{} {} says nothing", command.get_name(), arg.get_id());
+            }
+            command.get_subcommands().filter(|c| c.get_name() != "help").for_each(check);
+        }
+        let mut command = Cli::command();
+        command.build();
+        check(&command);
+    }
+}

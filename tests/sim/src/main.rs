@@ -7,9 +7,10 @@ use clap::Parser;
 
 use alluvium_sim::bug::Bug;
 use alluvium_sim::campaign::Campaign;
+use alluvium_sim::directed::{Played, SCHEDULES, Schedule};
 use alluvium_sim::plan::Plan;
 use alluvium_sim::trace::Detail;
-use alluvium_sim::{report, world};
+use alluvium_sim::{power, report, world};
 
 /// Runs the product's ledger machines and bookies under faults, by seed.
 #[derive(Debug, Parser)]
@@ -33,6 +34,12 @@ struct Args {
     /// Plant this bug.
     #[arg(long, value_parser = parse_bug)]
     bug: Option<Bug>,
+    /// Play the directed schedule of this corner case, such as C13, and print its trace.
+    #[arg(long)]
+    schedule: Option<String>,
+    /// Plant every known bug in turn, and report which are found.
+    #[arg(long)]
+    mutations: bool,
 }
 
 fn parse_bug(name: &str) -> Result<Bug, String> {
@@ -67,12 +74,51 @@ fn main() -> anyhow::Result<ExitCode> {
         )?;
         return Ok(ExitCode::SUCCESS);
     }
-    let campaign =
-        Campaign { from: args.from, counting: args.seeds, jobs: args.jobs, stop_at_violation: false, bug: args.bug };
+    if let Some(case) = &args.schedule {
+        let schedule = SCHEDULES.iter().find(|s| s.case.eq_ignore_ascii_case(case));
+        let schedule = schedule.ok_or_else(|| anyhow::anyhow!("there is no directed schedule for {case}"))?;
+        return play(schedule, args.bug, &mut out);
+    }
+    if args.mutations {
+        return power_report(args.jobs, &mut out);
+    }
+    let campaign = Campaign { from: args.from, counting: args.seeds, jobs: args.jobs, stop_at_violation: false, bug: args.bug };
     let totals = campaign.run(&|_| {});
     write!(out, "{}", report::figures(&totals))?;
+    if !totals.violations.is_empty() {
+        writeln!(out, "broke {:?}", totals.violations)?;
+    }
     if let Some((seed, _)) = totals.violations.first() {
         write!(out, "{}", report::failure(*seed, args.bug))?;
     }
     Ok(if totals.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn power_report(jobs: usize, out: &mut impl std::io::Write) -> anyhow::Result<ExitCode> {
+    let mut planted = Vec::new();
+    for bug in Bug::all() {
+        let one = power::look_for(bug, jobs);
+        writeln!(out, "{}", report::planted(&one))?;
+        out.flush()?;
+        planted.push(one);
+    }
+    write!(out, "{}", report::power(&planted))?;
+    Ok(if planted.iter().any(power::Planted::is_missed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn play(schedule: &Schedule, bug: Option<Bug>, out: &mut impl std::io::Write) -> anyhow::Result<ExitCode> {
+    writeln!(out, "{}: {}", schedule.case, schedule.name)?;
+    let (outcome, code) = match schedule.play(bug, Detail::Keep(usize::MAX)) {
+        Played::Clean(outcome) => (outcome, ExitCode::SUCCESS),
+        Played::Broke(outcome) => (outcome, ExitCode::FAILURE),
+        Played::InVain(outcome, what) => {
+            writeln!(out, "the schedule waited for {what} in vain")?;
+            (outcome, ExitCode::FAILURE)
+        }
+    };
+    for line in &outcome.lines {
+        writeln!(out, "{line}")?;
+    }
+    writeln!(out, "{:?}", outcome.failure)?;
+    Ok(code)
 }

@@ -157,7 +157,9 @@ async fn claim(
     let id = BookieId { name: identity.bookie.clone(), incarnation: identity.incarnation };
     match claim {
         Claim::Known => {}
-        Claim::First => drop(metadata.bookies().claim_identity(&id, identity.cluster).await?),
+        Claim::First => {
+            metadata.bookies().claim_identity(&id, identity.cluster).await?;
+        }
         Claim::Replaces(lost) => {
             tracing::warn!(bookie = %id, %lost, "an empty directory under a known name: the old incarnation is lost");
             let known = known.expect("what is replaced was read");

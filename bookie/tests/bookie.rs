@@ -26,7 +26,7 @@ use alluvium_types::time::Timestamp;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::join_all;
 use support::disk::FaultyDisk;
-use support::house::{DEADLINE, House, until};
+use support::house::{DEADLINE, House, beside, until};
 use support::{EPOCH, L, add, body, e, fencing_read, l, open, r, read, recovery_add};
 
 /// A bookie on a disk that a test breaks or fills.
@@ -97,7 +97,7 @@ async fn a_streams_answers_come_together_and_end_with_the_stream() {
     open_in(bookie, [7]).await;
     let mut stream = bookie.add_stream();
     let mut answers = stream.answers();
-    let taking = tokio::spawn(async move {
+    let taking = beside(async move {
         let (mut added, mut times) = (Vec::new(), 0);
         while let Some(more) = answers.next().await {
             added.extend(more);
@@ -207,7 +207,7 @@ async fn q6_bytes_that_wait_and_bytes_that_are_read_stay_within_their_budgets() 
     // Far more than fits the groups and the queue, at once: what does not fit is told, not kept.
     let adds: Vec<_> = (0..200).map(|entry| bookie.add(add(L, entry, body(L, entry, 60_000)))).collect();
     let answers = join_all(adds).await;
-    assert!(answers.iter().any(|answer| *answer == Ok(())));
+    assert!(answers.contains(&Ok(())));
     assert!(answers.iter().all(|answer| matches!(answer, Ok(()) | Err(Refusal::Busy))), "{answers:?}");
     let stored = answers.iter().filter(|answer| answer.is_ok()).count();
     assert_eq!(bookie.list(None, 1)[0].entries, stored as u64);
@@ -233,7 +233,7 @@ async fn reads_go_on_beside_the_log_while_it_writes() {
     }
     let writing = {
         let bookie = bookie.clone();
-        tokio::spawn(async move {
+        beside(async move {
             for entry in 20..200 {
                 bookie.add(add(L, entry, body(L, entry, 20_000))).await.expect("added");
             }
@@ -258,7 +258,7 @@ async fn a_lac_is_awaited_and_told_as_soon_as_it_moves() {
     assert_eq!(bookie.read_lac(L, None, Duration::ZERO).await, Ok(None), "the wait is over");
     let waiting = {
         let bookie = bookie.clone();
-        tokio::spawn(async move { bookie.read_lac(L, Some(e(3)), DEADLINE).await })
+        beside(async move { bookie.read_lac(L, Some(e(3)), DEADLINE).await })
     };
     tokio::task::yield_now().await;
     let told = |lac| bookie.advance_lac(&AdvanceLac { ledger: L, epoch: EPOCH, lac: e(lac) });
@@ -268,7 +268,7 @@ async fn a_lac_is_awaited_and_told_as_soon_as_it_moves() {
     // One that waits when the bookie ends is let go.
     let waiting = {
         let bookie = bookie.clone();
-        tokio::spawn(async move { bookie.read_lac(L, Some(e(9)), DEADLINE).await })
+        beside(async move { bookie.read_lac(L, Some(e(9)), DEADLINE).await })
     };
     tokio::task::yield_now().await;
     life.stop().await;

@@ -125,8 +125,10 @@ async fn c27_the_marks_of_a_deleted_ledger_are_forgotten_once_its_tombstone_and_
     house.metadata().ledgers().forget(&tombstone).await.expect("forgotten");
     reaper.round().await.expect("metadata answers");
     assert_eq!(bookie.open_ledger(open(L)).await, Err(Refusal::Deleted), "files still hold its frames");
-    // New files begin with later snapshots, the old ones go, and the marks may follow.
-    create(&house, &life, l(8), 120).await;
+    // New files begin with later snapshots; once all that shared a file with it is dead too, the marks may follow.
+    let neighbour = create(&house, &life, l(8), 120).await;
+    self::tombstone(&house, &neighbour).await;
+    create(&house, &life, l(9), 120).await;
     until("forgotten", &house.clock, async || {
         reaper.round().await.expect("metadata answers");
         bookie.read(read(L, 0, 0)).await == Err(ReadRefusal::NoSuchLedger)

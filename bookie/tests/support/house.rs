@@ -113,3 +113,12 @@ pub async fn until(what: &str, clock: &Clock, mut level: impl AsyncFnMut() -> bo
         clock.sleep(Duration::from_millis(2)).await;
     }
 }
+
+/// Goes on beside the test.
+#[expect(clippy::disallowed_methods, reason = "a test awaits what it starts")]
+pub fn beside<F>(future: F) -> tokio::task::JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    tokio::spawn(future)
+}

@@ -3,37 +3,32 @@
 use alluvium_types::ids::EntryId;
 use alluvium_types::ledger::{BookieId, Fragment, LedgerMetadata, LedgerState};
 
-/// The record with `ensemble` in charge from `first` on. The fragment that this ends keeps `short` marks. A fragment that begins
-/// at `first` holds nothing confirmed yet and is replaced as a whole; no other one ever is (L6).
-pub(crate) fn changed(metadata: &LedgerMetadata, first: EntryId, ensemble: Vec<BookieId>, short: &[usize]) -> LedgerMetadata {
+/// The record with `ensemble` in charge from `first` on. Of the fragment that this ends, `short` members are not known to hold all
+/// that is confirmed. A fragment that begins at `first` holds nothing confirmed yet and is replaced as a whole; no other one ever
+/// is (L6).
+pub(crate) fn changed(metadata: &LedgerMetadata, first: EntryId, ensemble: Vec<BookieId>, short: Vec<usize>) -> LedgerMetadata {
     let mut new = metadata.clone();
     let last = new.fragments.last_mut().expect("a ledger has a fragment");
     assert!(last.first <= first, "a fragment begins where nothing is confirmed");
     if last.first == first {
         *last = Fragment { first, ensemble, short: Vec::new() };
     } else {
-        merge(&mut last.short, short);
+        last.short = short;
         new.fragments.push(Fragment { first, ensemble, short: Vec::new() });
     }
     new
 }
 
-/// The record with the last fragment's members marked that are not known to hold all of it.
-pub(crate) fn marked(metadata: &LedgerMetadata, short: &[usize]) -> LedgerMetadata {
+/// The record with those members of the last fragment marked that are not known to hold all of it, and no others.
+pub(crate) fn marked(metadata: &LedgerMetadata, short: Vec<usize>) -> LedgerMetadata {
     let mut new = metadata.clone();
-    merge(&mut new.fragments.last_mut().expect("a ledger has a fragment").short, short);
+    new.fragments.last_mut().expect("a ledger has a fragment").short = short;
     new
 }
 
 /// The record, closed at `last`.
 pub(crate) fn closed(metadata: &LedgerMetadata, last: Option<EntryId>) -> LedgerMetadata {
     LedgerMetadata { state: LedgerState::Closed { last }, ..metadata.clone() }
-}
-
-fn merge(marks: &mut Vec<usize>, more: &[usize]) {
-    marks.extend_from_slice(more);
-    marks.sort_unstable();
-    marks.dedup();
 }
 
 /// A run of entries that will never change, with the fragment that holds it: what may be copied, verified or listed (C22, C23).
@@ -78,20 +73,20 @@ mod tests {
     #[test]
     fn l6_only_the_last_fragment_is_replaced_and_only_where_nothing_is_confirmed() {
         let metadata = ledger(3);
-        let at_0 = changed(&metadata, EntryId::ZERO, vec![bookie(3), bookie(1), bookie(2)], &[1]);
+        let at_0 = changed(&metadata, EntryId::ZERO, vec![bookie(3), bookie(1), bookie(2)], vec![1]);
         assert_eq!(firsts(&at_0), [0]);
         assert!(at_0.fragments[0].short.is_empty(), "it is another fragment");
-        let at_5 = changed(&at_0, EntryId::new(5), vec![bookie(4), bookie(1), bookie(2)], &[2]);
+        let at_5 = changed(&at_0, EntryId::new(5), vec![bookie(4), bookie(1), bookie(2)], vec![2]);
         assert_eq!(firsts(&at_5), [0, 5]);
         assert_eq!(at_5.fragments[0].short, [2]);
-        let again = changed(&at_5, EntryId::new(5), vec![bookie(4), bookie(0), bookie(2)], &[0]);
+        let again = changed(&at_5, EntryId::new(5), vec![bookie(4), bookie(0), bookie(2)], vec![0]);
         assert_eq!(firsts(&again), [0, 5]);
         assert_eq!(again.fragments[0], at_5.fragments[0]);
     }
 
     #[test]
     fn c23_a_range_ends_where_the_closed_ledger_ends_and_an_open_fragment_is_no_range() {
-        let open = changed(&ledger(3), EntryId::new(10), vec![bookie(3), bookie(1), bookie(2)], &[]);
+        let open = changed(&ledger(3), EntryId::new(10), vec![bookie(3), bookie(1), bookie(2)], vec![]);
         let ranges = |m: &LedgerMetadata| -> Vec<(u64, u64)> {
             immutable_ranges(m).iter().map(|r| (r.first.get(), r.last.get())).collect()
         };

@@ -104,13 +104,18 @@ impl BookiePool {
         let before = self.0.known.lock().suspects.insert(bookie.clone(), until);
         if before.is_none() {
             tracing::warn!(%bookie, "the bookie is slow or failing; avoiding it for a while");
+            self.0.suspicions.send_modify(|count| *count = count.wrapping_add(1));
         }
-        self.0.suspicions.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// When the first suspicion ends.
+    fn next_pardon(&self) -> Option<Mono> {
+        self.0.known.lock().suspects.values().min().copied()
     }
 
     /// Follows changes of what [`BookiePool::candidates`] says.
     pub(crate) fn follow(&self) -> Follow {
-        Follow { view: self.0.view.clone(), suspicions: self.0.suspicions.subscribe() }
+        Follow { view: self.0.view.clone(), suspicions: self.0.suspicions.subscribe(), pool: self.clone(), pardon: None }
     }
 }
 
@@ -128,17 +133,29 @@ impl Known {
 pub(crate) struct Follow {
     view: watch::Receiver<Live<BookieName, LiveBookie>>,
     suspicions: watch::Receiver<u64>,
+    pool: BookiePool,
+    /// When a suspicion that was seen here ends.
+    pardon: Option<Mono>,
 }
 
 impl Follow {
     /// Resolves when something has changed; never, once metadata is gone. Cancel safe.
     pub(crate) async fn changed(&mut self) {
+        self.pardon = self.pardon.or_else(|| self.pool.next_pardon());
+        let pardon = async {
+            match self.pardon {
+                Some(at) => self.pool.0.clock.sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         let changed = tokio::select! {
             changed = self.view.changed() => changed,
             changed = self.suspicions.changed() => changed,
+            () = pardon => Ok(()),
         };
         if changed.is_err() {
             std::future::pending::<()>().await;
         }
+        self.pardon = None;
     }
 }

@@ -12,6 +12,7 @@
 
 mod copying;
 mod evidence;
+mod forward;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use alluvium_runtime::backoff::Backoff;
 use alluvium_runtime::entropy::Entropy;
-use alluvium_types::bookie::{ReadEntries, ReadRefusal};
+use alluvium_types::bookie::ReadRefusal;
 use alluvium_types::ids::{EntryId, LedgerId, RecoveryNumber};
 use alluvium_types::ledger::{BookieId, LedgerMetadata, LedgerState};
 use alluvium_types::time::Mono;
@@ -31,9 +32,10 @@ use crate::ensemble_change::{EnsembleChange, Rejected};
 use crate::fence::{FencePhase, FenceVerdict};
 use crate::fragments;
 use crate::mutation::{Mutation, Mutations};
-use crate::placement::{self, Candidate};
-use copying::{CopyVerdict, Copying};
-use evidence::{Evidence, Proof, Question};
+use crate::placement::Candidate;
+use copying::Copying;
+use evidence::Evidence;
+use forward::Forward;
 
 pub(crate) use evidence::is_sound;
 
@@ -159,21 +161,6 @@ enum Phase {
     Closing(PendingCas),
     /// Over.
     Ended,
-}
-
-/// The way forward from the LAC.
-#[derive(Debug)]
-struct Forward {
-    record: Record,
-    /// The first entry that may not be confirmed.
-    start: EntryId,
-    evidence: Evidence,
-    copying: Copying,
-    /// The end, once an entry is proved absent.
-    ended: bool,
-    change: Option<EnsembleChange>,
-    spare_retry_at: Option<Mono>,
-    avoid: Vec<BookieId>,
 }
 
 /// The machine. See the module.
@@ -468,7 +455,7 @@ impl Recovery {
         let forward = Box::new(self.forward(now, record.clone(), start, ensemble, avoid));
         if self.config.mutations.has(Mutation::EnsembleChangeCommittedInRecovery) {
             let first = start.max(record.metadata.last_fragment().first);
-            let new = fragments::changed(&record.metadata, first, ensemble.to_vec(), &[]);
+            let new = fragments::changed(&record.metadata, first, ensemble.to_vec(), Vec::new());
             let cas = self.change_record(now, record, new);
             self.phase = Phase::Committing { cas, forward };
         } else {
@@ -505,132 +492,6 @@ fn fence_answer(answer: Answer) -> Option<Result<alluvium_types::bookie::FenceAn
     match answer {
         Answer::Fence(answer) => Some(answer),
         _ => None,
-    }
-}
-
-impl Forward {
-    /// Decides entries as far as there is proof, and sends on what is present.
-    fn decide(&mut self, now: Mono, config: &RecoveryConfig, calls: &mut Calls, out: &mut VecDeque<Action>) {
-        while !self.ended && self.copying.unsafe_bytes() <= config.copy_bytes_max {
-            match self.evidence.proof() {
-                Proof::Present(stored) => {
-                    self.copying.copy(now, stored, config, calls, out);
-                    self.evidence.advance();
-                }
-                Proof::Absent => {
-                    self.ended = true;
-                    out.extend(self.evidence.open_calls().map(Action::Cancel));
-                }
-                Proof::Open => return,
-            }
-        }
-    }
-
-    /// Asks on. The reads fence too, durably, before they answer: an `Absent` stays true (C1).
-    fn ask(&mut self, now: Mono, config: &RecoveryConfig, calls: &mut Calls, out: &mut VecDeque<Action>) {
-        let LedgerMetadata { ledger, recovery, .. } = self.record.metadata;
-        let fence = (!config.mutations.has(Mutation::RecoveryReadsDoNotFence)).then_some(recovery);
-        for Question { call, bookie, first, last } in self.evidence.due(now, || calls.next()) {
-            let read = ReadEntries { ledger, first, last, bytes_max: config.read_bytes_max, fence };
-            out.push_back(Action::Send { call, to: bookie, request: Request::Read(read) });
-        }
-    }
-
-    fn on_answer(&mut self, now: Mono, call: CallId, answer: Answer, config: &RecoveryConfig) -> FenceVerdict {
-        if self.evidence.asked(call) {
-            match answer {
-                Answer::Read(Ok(answer)) => self.evidence.answered(now, call, answer),
-                Answer::Read(Err(ReadRefusal::Stale)) => return FenceVerdict::Superseded,
-                Answer::Read(Err(ReadRefusal::Deleted)) => return FenceVerdict::Deleted,
-                // A fencing read makes the ledger known (C7); only one that does not fence may say this, and it is true then.
-                Answer::Read(Err(ReadRefusal::NoSuchLedger)) if config.mutations.has(Mutation::RecoveryReadsDoNotFence) => {
-                    self.evidence.nothing_here(now, call);
-                }
-                _ => self.evidence.no_answer(now, call),
-            }
-        } else if self.copying.asked(call) {
-            match self.copying.answered(now, call, &answer) {
-                CopyVerdict::Noted => {}
-                CopyVerdict::Superseded => return FenceVerdict::Superseded,
-                CopyVerdict::Deleted => return FenceVerdict::Deleted,
-            }
-        } else if let Some(change) = self.change.as_mut().filter(|change| change.asked(call)) {
-            match answer {
-                Answer::Fence(Ok(_)) => change.opened(call),
-                Answer::Fence(Err(ReadRefusal::Stale)) => return FenceVerdict::Superseded,
-                Answer::Fence(Err(ReadRefusal::Deleted)) => return FenceVerdict::Deleted,
-                _ => {
-                    // Another one is looked for when there is time.
-                    if let Some(rejected) = change.refused(call) {
-                        self.avoid.push(rejected.candidate);
-                        self.spare_retry_at = None;
-                    }
-                }
-            }
-        }
-        FenceVerdict::Noted
-    }
-
-    /// Asks a spare to stand at `place`: a fence makes the ledger known to it (C7), and closes it to the old writer.
-    fn enlist(
-        &mut self,
-        now: Mono,
-        place: usize,
-        candidates: &[Candidate],
-        config: &RecoveryConfig,
-        entropy: &Entropy,
-        calls: &mut Calls,
-        out: &mut VecDeque<Action>,
-    ) {
-        let Some(change) = &mut self.change else { return };
-        let LedgerMetadata { ledger, recovery, replication, class, .. } = self.record.metadata;
-        let mut ensemble = self.copying.ensemble();
-        for (other, candidate) in change.candidates() {
-            ensemble[other] = candidate.clone();
-        }
-        let spare = placement::replace(candidates, class, replication, &ensemble, place, &self.avoid, entropy);
-        let Some(candidate) = spare else { return };
-        let call = calls.next();
-        let request = Request::Fence(FenceLedger { ledger, number: recovery });
-        out.push_back(Action::Send { call, to: candidate.clone(), request });
-        change.seat(now, place, candidate, call, config.answer_timeout);
-    }
-
-    /// The record as it shall be closed. Members that are not known to hold their share are marked (C65): all of a fragment of
-    /// which a part was not copied here, since its confirmed entries may be on any ack quorum.
-    fn closed_record(&self) -> LedgerMetadata {
-        let metadata = &self.record.metadata;
-        let (replication, fragment) = (metadata.replication, metadata.last_fragment());
-        let last = self.evidence.next().previous();
-        let everyone: Vec<usize> = (0..replication.ensemble()).collect();
-        let unverified = if replication.ack() == replication.write() { Vec::new() } else { everyone };
-        let copied = last >= Some(self.start);
-        let ensemble = self.copying.ensemble();
-        let start = self.start.max(fragment.first);
-        let whole = fragment.first == start;
-        let new = if copied && ensemble != fragment.ensemble {
-            let changed = fragments::changed(metadata, start, ensemble, &unverified);
-            fragments::marked(&changed, &self.copying.short())
-        } else if last < Some(fragment.first) {
-            metadata.clone()
-        } else if whole {
-            fragments::marked(metadata, &self.copying.short())
-        } else {
-            fragments::marked(metadata, &unverified)
-        };
-        fragments::closed(&new, last)
-    }
-
-    fn open_calls(&self) -> Vec<CallId> {
-        let change = self.change.iter().flat_map(EnsembleChange::open_calls);
-        self.evidence.open_calls().chain(self.copying.open_calls()).chain(change).collect()
-    }
-
-    fn wakeup(&self, seen: Mono, config: &RecoveryConfig) -> Option<Mono> {
-        let evidence = if self.ended { None } else { self.evidence.wakeup() };
-        let change = self.change.as_ref().and_then(EnsembleChange::wakeup);
-        let spare = self.spare_retry_at.filter(|_| self.change.is_none() && self.copying.first_unsafe().is_some());
-        [evidence, self.copying.wakeup(seen, config), change, spare].into_iter().flatten().min()
     }
 }
 

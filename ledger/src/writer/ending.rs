@@ -93,7 +93,7 @@ impl Writer {
 
     /// The record as it shall be closed: at the LAC, with those marked who are not known to hold their share (C65).
     fn closed_record(&self) -> LedgerMetadata {
-        let mut new = fragments::marked(&self.record.metadata, &self.short_places());
+        let mut new = fragments::marked(&self.record.metadata, self.short_places());
         for late in self.late.iter().filter(|late| !self.members[late.place].owes_any_of(late.first, late.last)) {
             if let Some(fragment) = new.fragments.iter_mut().find(|fragment| fragment.first == late.first) {
                 fragment.short.retain(|place| *place != late.place);

@@ -230,10 +230,13 @@ async fn q6_an_add_that_is_given_up_before_it_is_sent_lets_its_body_go() {
     let connector = GrpcConnector::new(alluvium_runtime::clock::Clock::system(), tasks, Limits::default());
     let client = alluvium_ledger::Connector::connect(&connector, &b(0), "192.0.2.1:1");
     let owner = Arc::new(());
-    struct Watched(Arc<()>);
+    struct Watched {
+        body: &'static [u8],
+        _owner: Arc<()>,
+    }
     impl AsRef<[u8]> for Watched {
         fn as_ref(&self) -> &[u8] {
-            b"body"
+            self.body
         }
     }
     let add = |entry| alluvium_types::bookie::AddEntry {
@@ -241,7 +244,7 @@ async fn q6_an_add_that_is_given_up_before_it_is_sent_lets_its_body_go() {
         entry: e(entry),
         adder: alluvium_types::bookie::Adder::Writer { epoch: Epoch::new(1) },
         lac: None,
-        body: bytes::Bytes::from_owner(Watched(Arc::clone(&owner))),
+        body: bytes::Bytes::from_owner(Watched { body: b"body", _owner: Arc::clone(&owner) }),
         checksum: alluvium_types::checksum::Crc32c::EMPTY,
     };
     let first = client.add(add(0));

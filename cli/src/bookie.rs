@@ -62,6 +62,6 @@ impl Bookie {
     pub(crate) async fn run(self, common: &Common) -> Result<(), Failure> {
         let Self::List = self;
         let bookies = common.server.admin().await?.list_bookies().await?;
-        common.output.many(&bookies.into_iter().map(View::from).collect::<Vec<_>>())
+        common.output.many("bookies", &bookies.into_iter().map(View::from).collect::<Vec<_>>())
     }
 }

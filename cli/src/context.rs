@@ -91,7 +91,7 @@ impl Context {
                 let current = contexts.current;
                 let row =
                     |(name, entry): (String, Entry)| Row { current: current.as_ref() == Some(&name), server: entry.server, name };
-                output.many(&contexts.contexts.into_iter().map(row).collect::<Vec<_>>())
+                output.many("contexts", &contexts.contexts.into_iter().map(row).collect::<Vec<_>>())
             }
             Self::Delete { name } => {
                 contexts.server(&name)?;

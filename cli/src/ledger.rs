@@ -112,7 +112,7 @@ impl Ledger {
             }
             Self::List { under_replicated } => {
                 let ledgers = admin.list_ledgers(under_replicated).await?;
-                output.many(&ledgers.into_iter().map(View::from).collect::<Vec<_>>())
+                output.many("ledgers", &ledgers.into_iter().map(View::from).collect::<Vec<_>>())
             }
         }
     }

@@ -82,7 +82,7 @@ impl Namespace {
             Self::Get { name } => output.one(&View::from(admin.get_namespace(&name).await?)),
             Self::List { tenant } => {
                 let namespaces = admin.list_namespaces(&tenant).await?;
-                output.many(&namespaces.into_iter().map(View::from).collect::<Vec<_>>())
+                output.many("namespaces", &namespaces.into_iter().map(View::from).collect::<Vec<_>>())
             }
             Self::Update { name, policies, unset } => {
                 if policies.is_empty() && unset.is_empty() {

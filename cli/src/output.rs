@@ -1,5 +1,6 @@
 //! What commands print: tables for people, JSON for programs.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use clap::ValueEnum;
@@ -35,10 +36,10 @@ impl Output {
         }
     }
 
-    /// Prints a list.
-    pub(crate) fn many<T: Show>(self, values: &[T]) -> Result<(), Failure> {
+    /// Prints a list: as a document, under the name of what it lists.
+    pub(crate) fn many<T: Show>(self, name: &str, values: &[T]) -> Result<(), Failure> {
         match self {
-            Self::Json => json(&values),
+            Self::Json => json(&BTreeMap::from([(name, values)])),
             Self::Table => table(values),
         }
     }

@@ -94,7 +94,6 @@ struct View {
 
 #[derive(Serialize)]
 struct Whole {
-    #[serde(flatten)]
     subscription: View,
     lag: u64,
     backlog: u64,
@@ -224,7 +223,7 @@ impl Subscription {
             Self::Get { topic, name } => output.one(&View::from(admin.get_subscription(&topic, &name).await?)),
             Self::List { topic } => {
                 let subscriptions = admin.list_subscriptions(&topic).await?;
-                output.many(&subscriptions.into_iter().map(View::from).collect::<Vec<_>>())
+                output.many("subscriptions", &subscriptions.into_iter().map(View::from).collect::<Vec<_>>())
             }
             Self::Delete { topic, name } => {
                 admin.delete_subscription(&topic, &name).await?;
@@ -244,7 +243,7 @@ impl Subscription {
             Self::Seek { topic, name, to, partitions } => {
                 let cursors = admin.seek_subscription(&topic, &name, &partitions, to.start()).await?;
                 let place = |id: alluvium_client::MessageId| Place { partition: id.partition, offset: id.offset };
-                output.many(&cursors.into_iter().map(place).collect::<Vec<_>>())
+                output.many("cursors", &cursors.into_iter().map(place).collect::<Vec<_>>())
             }
         }
     }

@@ -59,7 +59,7 @@ impl Tenant {
         match self {
             Self::Create { name } => output.one(&View::from(admin.create_tenant(&name).await?)),
             Self::Get { name } => output.one(&View::from(admin.get_tenant(&name).await?)),
-            Self::List => output.many(&admin.list_tenants().await?.into_iter().map(View::from).collect::<Vec<_>>()),
+            Self::List => output.many("tenants", &admin.list_tenants().await?.into_iter().map(View::from).collect::<Vec<_>>()),
             Self::Delete { name } => {
                 admin.delete_tenant(&name).await?;
                 output.done(&format!("tenant {name} is deleted"), &json!({ "deleted": name }))

@@ -65,9 +65,8 @@ struct View {
 
 #[derive(Serialize)]
 struct Whole {
-    #[serde(flatten)]
     topic: View,
-    partition_details: Vec<Partition>,
+    partitions: Vec<Partition>,
 }
 
 #[derive(Clone, Serialize)]
@@ -176,11 +175,11 @@ impl Topic {
             Self::Get { name } => {
                 let (topic, partitions) = admin.get_topic(&name).await?;
                 let partitions: Vec<Partition> = partitions.into_iter().map(Partition::from).collect();
-                let whole = Whole { topic: topic.into(), partition_details: partitions.clone() };
+                let whole = Whole { topic: topic.into(), partitions: partitions.clone() };
                 output.whole(&whole, &partitions)
             }
             Self::List { namespace } => {
-                output.many(&admin.list_topics(&namespace).await?.into_iter().map(View::from).collect::<Vec<_>>())
+                output.many("topics", &admin.list_topics(&namespace).await?.into_iter().map(View::from).collect::<Vec<_>>())
             }
             Self::Update { name, partitions, policies, unset } => {
                 let changes_policies = !policies.is_empty() || !unset.is_empty();

@@ -75,8 +75,8 @@ impl Message {
 pub struct Receipt {
     /// Where it went.
     pub partition: u32,
-    /// Its offset there. `None` where the server gave none: under [`crate::Guarantee::None`], and when the message was found
-    /// to be stored already after a lost connection or by an earlier run.
+    /// Its offset there. `None` where nobody knows it: under [`crate::Guarantee::None`], and for a message that an earlier run
+    /// stored, or that was stored so long ago that the server has forgotten where.
     pub offset: Option<u64>,
     /// It was stored already: sent before, by this producer or an earlier run of it, and not stored again.
     pub duplicate: bool,

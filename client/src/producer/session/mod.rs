@@ -2,8 +2,8 @@
 //! lost streams and ticks go in, effects come out.
 //!
 //! With a name, every batch of a partition stays here, in order and with its sequence, until its fate is known (D6): after
-//! a fault that passes, or on a new stream, it and everything behind it are sent again in order, and what a claim shows to
-//! be in the log already is not. Without a name nothing tells a repetition from a first time, so what was sent on a lost
+//! a fault that passes, or on a new stream, it and everything behind it are sent again in order; what is in the log already
+//! the server recognises, and says where. Without a name nothing tells a repetition from a first time, so what was sent on a lost
 //! stream is reported as unresolved, unless the application prefers to have it sent again.
 
 use std::collections::VecDeque;
@@ -23,6 +23,9 @@ use crate::producer::pending::Stored;
 const STORED: [&str; 2] = ["DUPLICATE_TOO_OLD", "SEQUENCE_REBATCHED"];
 /// Refusals that say that the server and this client see the producer's state differently: claiming anew settles it.
 const UNSETTLED: [&str; 3] = ["SEQUENCE_GAP", "SEQUENCE_OVERLAP", "PRODUCER_UNKNOWN"];
+
+/// In the log, from an earlier attempt; nobody remembers where.
+const SOMEWHERE: Stored = Stored { first_offset: None, duplicate: true };
 
 /// What does not change while a producer lives.
 #[derive(Clone, Debug)]
@@ -111,6 +114,8 @@ struct Entry<T> {
     sent: Option<u64>,
     /// It may be in the log: it was sent where no receipt can come from any more.
     unsure: bool,
+    /// A claim has shown that it is in the log. It is sent once more to learn where.
+    known: bool,
     expires: Mono,
 }
 
@@ -123,9 +128,15 @@ impl<T> Entry<T> {
         self.batch.first_sequence + u64::from(self.batch.count)
     }
 
-    /// The error, as it is true of this batch.
-    fn fate(&self, error: Error) -> Error {
-        if self.unsure || self.sent.is_some() { error.unresolved() } else { error }
+    /// What is true of this batch when `error` ends it.
+    fn fate(&self, error: Error) -> Result<Stored, Error> {
+        if self.known {
+            Ok(SOMEWHERE)
+        } else if self.unsure || self.sent.is_some() {
+            Err(error.unresolved())
+        } else {
+            Err(error)
+        }
     }
 }
 
@@ -199,7 +210,7 @@ impl<T> Session<T> {
     pub(in crate::producer) fn add(&mut self, closed: Closed<T>) {
         let lane = &mut self.lanes[closed.partition as usize];
         let expires = closed.since.after(self.rules.timeout);
-        let entry = Entry { batch: closed.batch, outcome: closed.outcome, sent: None, unsure: false, expires };
+        let entry = Entry { batch: closed.batch, outcome: closed.outcome, sent: None, unsure: false, known: false, expires };
         if let Some(next) = &mut lane.next_sequence {
             assert_eq!(*next, entry.first_sequence(), "sequences of a partition are dense");
             *next = entry.end_sequence();
@@ -297,19 +308,17 @@ impl<T> Session<T> {
             self.break_lane(partition, Error::Forgotten { producer, partition }, 0, Some(next));
             return;
         }
-        while let Some(entry) = lane.entries.pop_front_if(|entry| entry.unsure && entry.end_sequence() <= next) {
-            let stored = Stored { first_offset: None, duplicate: true };
-            self.effects.push(Effect::Told(entry.outcome, Ok(stored)));
-        }
-        // What is left is not in the log: the claim was answered from all of it.
+        // The claim was answered from all of the log: each of them is in it or isn't.
         for entry in &mut lane.entries {
+            entry.known |= entry.unsure && entry.end_sequence() <= next;
             entry.unsure = false;
         }
-        let expected = lane.entries.front().map(Entry::first_sequence).or(lane.next_sequence);
+        let missing = lane.entries.iter().position(|entry| !entry.known).unwrap_or(lane.entries.len());
+        let expected = lane.entries.get(missing).map(Entry::first_sequence).or(lane.next_sequence);
         match expected {
             Some(expected) if expected != next => {
                 let (stored, expected) = (claimed.last_sequence, expected.checked_sub(1));
-                self.break_lane(partition, Error::Diverged { partition, stored, expected }, 0, Some(next));
+                self.break_lane(partition, Error::Diverged { partition, stored, expected }, missing, Some(next));
             }
             Some(_) => {}
             None => lane.next_sequence = Some(next),
@@ -325,9 +334,7 @@ impl<T> Session<T> {
         let fault = receipt.fault.map(RemoteFault::from);
         let stored = match &fault {
             None => Some(Stored { first_offset: Some(receipt.first_offset), duplicate: receipt.duplicate }),
-            Some(fault) if named && STORED.contains(&fault.reason.as_ref()) => {
-                Some(Stored { first_offset: None, duplicate: true })
-            }
+            Some(fault) if named && STORED.contains(&fault.reason.as_ref()) => Some(SOMEWHERE),
             Some(_) => None,
         };
         if let Some(stored) = stored {
@@ -372,8 +379,8 @@ impl<T> Session<T> {
             let mut entry = lane.entries.remove(index).expect("it was found there");
             entry.unsure |= unknown;
             entry.sent = None;
-            let error = entry.fate(Error::Refused(fault));
-            self.effects.push(Effect::Told(entry.outcome, Err(error)));
+            let fate = entry.fate(Error::Refused(fault));
+            self.effects.push(Effect::Told(entry.outcome, fate));
         }
     }
 
@@ -389,8 +396,8 @@ impl<T> Session<T> {
                 continue;
             }
             while let Some(entry) = lane.entries.pop_front_if(expired) {
-                let error = entry.fate(Error::TimedOut(self.rules.timeout));
-                self.effects.push(Effect::Told(entry.outcome, Err(error)));
+                let fate = entry.fate(Error::TimedOut(self.rules.timeout));
+                self.effects.push(Effect::Told(entry.outcome, fate));
             }
         }
     }
@@ -409,8 +416,8 @@ impl<T> Session<T> {
     pub(in crate::producer) fn fail_all(&mut self, cause: &Error) {
         for lane in &mut self.lanes {
             for entry in lane.entries.drain(..) {
-                let error = entry.fate(cause.clone());
-                self.effects.push(Effect::Told(entry.outcome, Err(error)));
+                let fate = entry.fate(cause.clone());
+                self.effects.push(Effect::Told(entry.outcome, fate));
             }
         }
     }
@@ -421,11 +428,11 @@ impl<T> Session<T> {
         for (n, entry) in lane.entries.drain(index..).enumerate() {
             let behind = || Error::Behind { partition, source: Arc::new(cause.clone()) };
             let plain = if n == 0 && !matches!(cause, Error::Forgotten { .. }) { cause.clone() } else { behind() };
-            let error = match (&cause, entry.unsure) {
-                (Error::Forgotten { .. }, true) => cause.clone(),
+            let fate = match (&cause, entry.unsure) {
+                (Error::Forgotten { .. }, true) => Err(cause.clone()),
                 _ => entry.fate(plain),
             };
-            self.effects.push(Effect::Told(entry.outcome, Err(error)));
+            self.effects.push(Effect::Told(entry.outcome, fate));
         }
         self.effects.push(Effect::Broken { partition, cause, next });
     }

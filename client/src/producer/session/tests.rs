@@ -156,7 +156,7 @@ fn d6_after_a_fault_that_passes_it_and_everything_behind_it_are_sent_again_in_or
 }
 
 #[test]
-fn on_a_new_stream_the_claim_resolves_what_is_stored_and_the_rest_is_sent_in_order() {
+fn on_a_new_stream_all_that_is_unresolved_is_sent_again_in_order_once_the_claim_is_answered() {
     let mut session = session(Some("p"));
     claimed(&mut session, 7, None);
     for sequence in 0..4 {
@@ -170,7 +170,7 @@ fn on_a_new_stream_the_claim_resolves_what_is_stored_and_the_rest_is_sent_in_ord
     assert!(matches!(claim, Some(Request::Claim { partition: 0, last_epoch: Some(7) })));
     assert!(session.next_request(NOW).is_none(), "nothing is sent before the claim is answered");
     session.on_claimed(v1::PublishClaimed { epoch: 8, last_sequence: Some(1), ..Default::default() }, NOW);
-    assert_eq!(effects(&mut session), ["claimed Some(1)", "0 stored", "1 stored"]);
+    assert_eq!(effects(&mut session), ["claimed Some(1)"]);
     let requests: Vec<Request> = std::iter::from_fn(|| session.next_request(NOW)).collect();
     let sequences: Vec<(u64, u64)> = requests
         .iter()
@@ -179,7 +179,14 @@ fn on_a_new_stream_the_claim_resolves_what_is_stored_and_the_rest_is_sent_in_ord
             Request::Claim { .. } => panic!("claimed"),
         })
         .collect();
-    assert_eq!(sequences, [(8, 2), (8, 3)]);
+    assert_eq!(sequences, [(8, 0), (8, 1), (8, 2), (8, 3)], "those that are stored too, to learn where");
+    let Request::Batch { id, .. } = &requests[0] else { panic!("a batch") };
+    let duplicate = v1::PublishReceipt { duplicate: true, ..stored(*id, 40) };
+    session.on_receipt(duplicate, NOW);
+    assert_eq!(effects(&mut session), ["0 at 40"]);
+    // What is known to be stored can't fail any more.
+    session.fail_all(&Error::Closed);
+    assert_eq!(effects(&mut session), ["1 stored", "2 unknown", "3 unknown"]);
 }
 
 #[test]
@@ -242,7 +249,10 @@ fn an_unknown_outcome_is_settled_by_a_claim_on_a_new_stream() {
     session.on_disconnected(&Error::Closed, NOW);
     session.next_request(NOW);
     session.on_claimed(v1::PublishClaimed { epoch: 2, last_sequence: Some(0), ..Default::default() }, NOW);
-    assert_eq!(effects(&mut session), ["claimed Some(0)", "0 stored"]);
+    assert_eq!(effects(&mut session), ["claimed Some(0)"]);
+    let again = sent(&mut session, LATER);
+    session.on_receipt(v1::PublishReceipt { duplicate: true, ..stored(again[0].0, 9) }, LATER);
+    assert_eq!(effects(&mut session), ["0 at 9"]);
 }
 
 #[test]

@@ -1,13 +1,11 @@
 //! Consumers and readers, over connections that are lost.
 
-mod peer;
-
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::peer::{Peer, TOPIC, soon};
 use alluvium_client::{Message, Start};
 use futures::FutureExt;
-use peer::{Peer, TOPIC, soon};
 
 async fn published(partitions: usize, count: u32) -> Peer {
     let peer = Peer::start(partitions).await;

@@ -42,6 +42,8 @@ impl Store {
             }
             if header.first_sequence < *next {
                 receipt.duplicate = true;
+                // With one producer of one name, sequences and offsets are the same.
+                receipt.first_offset = header.first_sequence;
                 return receipt;
             }
             *next += u64::from(header.count);

@@ -6,7 +6,11 @@
 
 pub mod admin;
 pub mod broker;
+pub mod config;
 pub mod deliver;
+pub mod error;
+pub mod metrics;
+mod ownership;
 pub mod publish;
 pub mod server;
 pub mod subscription;

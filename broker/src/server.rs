@@ -4,6 +4,7 @@ use alluvium_proto::v1::cluster_service_server::ClusterServiceServer;
 use alluvium_proto::v1::connect_service_server::ConnectServiceServer;
 use alluvium_proto::v1::consume_service_server::ConsumeServiceServer;
 use alluvium_proto::v1::namespace_service_server::NamespaceServiceServer;
+use alluvium_proto::v1::publish_service_server::PublishServiceServer;
 use alluvium_proto::v1::subscription_service_server::SubscriptionServiceServer;
 use alluvium_proto::v1::tenant_service_server::TenantServiceServer;
 use alluvium_proto::v1::topic_service_server::TopicServiceServer;
@@ -12,6 +13,7 @@ use tonic::service::Routes;
 use crate::admin::AdminEdge;
 use crate::broker::Broker;
 use crate::deliver::ConsumeEdge;
+use crate::publish::PublishEdge;
 
 /// The routes of the public services. Health and reflection are added by whoever listens.
 pub fn routes(broker: &Broker) -> Routes {
@@ -19,8 +21,12 @@ pub fn routes(broker: &Broker) -> Routes {
     let consume = ConsumeServiceServer::new(ConsumeEdge::new(broker.clone()))
         .max_decoding_message_size(rpc_bytes_max)
         .max_encoding_message_size(rpc_bytes_max);
+    let publish = PublishServiceServer::new(PublishEdge::new(broker.clone()))
+        .max_decoding_message_size(rpc_bytes_max)
+        .max_encoding_message_size(rpc_bytes_max);
     let admin = AdminEdge::new(broker.clone());
     Routes::new(consume)
+        .add_service(publish)
         .add_service(ConnectServiceServer::new(admin.clone()))
         .add_service(TenantServiceServer::new(admin.clone()))
         .add_service(NamespaceServiceServer::new(admin.clone()))

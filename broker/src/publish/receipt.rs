@@ -16,7 +16,7 @@ pub(crate) enum Guarantee {
 }
 
 /// Where a batch is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Stored {
     /// The offset of its first message.
     pub(crate) first_offset: Offset,

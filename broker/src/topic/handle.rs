@@ -27,6 +27,7 @@ pub(crate) struct Parts {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) publishes: mpsc::Sender<PublishCommand>,
     pub(crate) bounds: watch::Receiver<Bounds>,
+    pub(crate) closing: watch::Receiver<bool>,
     pub(crate) reader: PartitionReader,
     pub(crate) lease: DispatchLease,
 }
@@ -105,10 +106,19 @@ impl PartitionHandle {
     /// Hands an input over without waiting: for `Drop` of a session. Gives it back when the queue is full, and drops it
     /// when ownership is over.
     pub fn try_subscriptions(&self, input: subscription::Input) -> Result<(), subscription::Input> {
-        match self.0.commands.try_send(Command::Subscriptions(input)) {
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
-            Err(mpsc::error::TrySendError::Full(Command::Subscriptions(input))) => Err(input),
+        match self.0.commands.try_reserve() {
+            Ok(permit) => {
+                permit.send(Command::Subscriptions(input));
+                Ok(())
+            }
+            Err(mpsc::error::TrySendError::Closed(())) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(())) => Err(input),
         }
+    }
+
+    /// Whether it is being let go: it takes nothing new, and whoever wants it waits until it is over.
+    pub(crate) fn is_closing(&self) -> bool {
+        *self.0.closing.borrow()
     }
 
     pub(crate) fn commands(&self) -> &mpsc::Sender<Command> {

@@ -1,9 +1,10 @@
 //! Until when this broker may dispatch to subscriptions (M4): the monotonic clock and the send time of the last confirmed
-//! keep-alive decide, nothing else.
+//! keep-alive decide, nothing else. And whether a partition's former owner is gone for certain.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use alluvium_runtime::clock::Clock;
 use alluvium_types::time::Mono;
@@ -13,6 +14,7 @@ use alluvium_types::time::Mono;
 pub struct DispatchLease {
     clock: Clock,
     until: Arc<AtomicU64>,
+    waits: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for DispatchLease {
@@ -24,11 +26,22 @@ impl fmt::Debug for DispatchLease {
 impl DispatchLease {
     /// One that has not begun.
     pub fn new(clock: Clock) -> Self {
-        Self { clock, until: Arc::new(AtomicU64::new(0)) }
+        Self { clock, until: Arc::new(AtomicU64::new(0)), waits: Arc::default() }
+    }
+
+    /// The same bound, for a partition whose former owner may still dispatch: it waits until [`DispatchLease::former_is_gone`].
+    #[must_use]
+    pub fn after_former(&self) -> Self {
+        Self { waits: Arc::new(AtomicBool::new(true)), ..self.clone() }
+    }
+
+    /// The former owner's session is gone for certain.
+    pub fn former_is_gone(&self) {
+        self.waits.store(false, Ordering::Release);
     }
 
     fn until(&self) -> Mono {
-        Mono::from_duration(std::time::Duration::from_nanos(self.until.load(Ordering::Acquire)))
+        Mono::from_duration(Duration::from_nanos(self.until.load(Ordering::Acquire)))
     }
 
     /// Dispatching is allowed before `until`; an earlier bound than the present one changes nothing.
@@ -37,8 +50,49 @@ impl DispatchLease {
         self.until.fetch_max(nanos, Ordering::AcqRel);
     }
 
+    /// The session is gone: nothing is dispatched until another one extends the bound.
+    pub fn end(&self) {
+        self.until.store(0, Ordering::Release);
+    }
+
     /// Whether dispatching is allowed now.
     pub fn may_dispatch(&self) -> bool {
-        self.clock.mono() < self.until()
+        !self.waits.load(Ordering::Acquire) && self.clock.mono() < self.until()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alluvium_types::time::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn m4_dispatching_stops_by_the_monotonic_clock_alone() {
+        let clock = Clock::manual(Timestamp::from_millis(1 << 40));
+        let lease = DispatchLease::new(clock.clone());
+        assert!(!lease.may_dispatch());
+        let sent = clock.mono();
+        lease.extend(sent.after(Duration::from_secs(8)));
+        clock.set_wall(Timestamp::default());
+        clock.advance(Duration::from_secs(7));
+        assert!(lease.may_dispatch());
+        lease.extend(sent.after(Duration::from_secs(5)));
+        assert!(lease.may_dispatch(), "a late answer to an early keep-alive takes nothing away");
+        clock.advance(Duration::from_secs(1));
+        assert!(!lease.may_dispatch());
+    }
+
+    #[test]
+    fn m4_a_successor_dispatches_only_when_the_former_owner_is_gone() {
+        let clock = Clock::manual(Timestamp::default());
+        let lease = DispatchLease::new(clock.clone());
+        lease.extend(clock.mono().after(Duration::from_secs(8)));
+        let partition = lease.after_former();
+        assert!(lease.may_dispatch() && !partition.may_dispatch());
+        partition.former_is_gone();
+        assert!(partition.may_dispatch());
+        lease.end();
+        assert!(!partition.may_dispatch());
     }
 }

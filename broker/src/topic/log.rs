@@ -35,6 +35,8 @@ pub(crate) enum LogAction {
         body: Bytes,
         /// Its checksum.
         body_crc: Crc32c,
+        /// Whether anybody waits for it to be on one disk.
+        has_leaders: bool,
     },
     /// Close the ledger that is written. Answered by [`Log::closed`].
     Close,
@@ -276,7 +278,11 @@ impl Log {
             current.appended_at = now;
             current.appended_entries += 1;
             current.appended_bytes += entry.body.len() as u64;
-            self.actions.push_back(LogAction::Append { body: entry.body.clone(), body_crc: entry.body_crc });
+            self.actions.push_back(LogAction::Append {
+                body: entry.body.clone(),
+                body_crc: entry.body_crc,
+                has_leaders: entry.has_leaders,
+            });
         }
         self.given = self.in_flight.len();
     }

@@ -1,13 +1,16 @@
 //! A partition: its owner task, its log, its state, and reading it.
 //!
-//! One task owns each partition: plain code decides (`owner`), a thin shell waits. Others hold a [`PartitionHandle`]. The task
-//! hosts the partition's subscriptions ([`Hosted`]): their inputs go through the handle, their records into the partition's
+//! One task owns each partition: plain code decides (`owner`), a thin shell (`task`) waits. Others hold a [`PartitionHandle`]. The
+//! task hosts the partition's subscriptions ([`Hosted`]): their inputs go through the handle, their records into the partition's
 //! state ledger. Reading ([`PartitionReader`]) goes past the task, through a cache of the newest entries, then to the ledgers.
 //!
-//! Read in this order: [`handle`], [`hosted`], [`reader`], `owner`, `log`, `state_ledger`, `retention`.
+//! Read in this order: [`handle`], [`hosted`], [`reader`], `owner` with its parts `log`, `state_ledger` and `retention`; then the
+//! shells: `takeover`, `task`, `data_ledgers`, `state_ledgers`.
 
 pub mod bounds;
+pub(crate) mod cache;
 pub(crate) mod command;
+mod data_ledgers;
 pub mod entry;
 pub mod handle;
 pub mod hosted;
@@ -16,9 +19,14 @@ pub(crate) mod log;
 pub(crate) mod owner;
 pub mod reader;
 pub(crate) mod retention;
+mod slot;
 pub(crate) mod state_ledger;
+mod state_ledgers;
+mod takeover;
+pub(crate) mod task;
 
 pub use bounds::Bounds;
+pub(crate) use data_ledgers::drop_ledger;
 pub use entry::{LoadedEntry, PlacedBatch};
 pub use handle::PartitionHandle;
 pub use hosted::{CorruptState, Effects, Hosted, Output, SubscriptionKind, SubscriptionSpec};

@@ -1,13 +1,34 @@
 //! Reading a partition's confirmed entries: tail cache first, then the ledgers. Independent of the owner task.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
+use alluvium_ledger::LedgerClient;
+use alluvium_ledger::client::LedgerWriter;
+use alluvium_ledger::reader::{ReadFailure, ReadRange};
+use alluvium_metadata::segments::SegmentNumber;
+use alluvium_runtime::budget::ByteBudget;
+use alluvium_types::bookie::{FindKey, StoredEntry};
+use alluvium_types::entry::EntryRange;
 use alluvium_types::fault::{Fault, FaultKind};
-use alluvium_types::ids::Offset;
+use alluvium_types::ids::{EntryId, LedgerId, Offset};
+use alluvium_types::ledger::{LedgerMetadata, LedgerState};
 use alluvium_types::names::PartitionName;
 use alluvium_types::time::Timestamp;
+use parking_lot::Mutex;
+use tokio::sync::watch;
 
+use super::bounds::Bounds;
+use super::cache::TailCache;
 use super::entry::LoadedEntry;
+
+/// The most entries behind a lost one that are tried to find out where reading may go on.
+const PROBES_MAX: u64 = 64;
+/// The most known places of a segment; past it every other one is forgotten.
+const PLACES_MAX: usize = 1024;
+/// How often a read starts over because the segments changed under it.
+const ATTEMPTS_MAX: usize = 8;
 
 /// Why entries could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,23 +72,311 @@ impl ReadFault {
     }
 }
 
-/// Reads one partition. Cheap to clone.
+/// Where a segment's record is.
 #[derive(Clone, Debug)]
-pub struct PartitionReader(Arc<()>);
+enum Source {
+    /// It is written here.
+    Open(LedgerWriter),
+    /// It is closed; its record is read when it is first needed.
+    Closed(Arc<Mutex<Option<Arc<LedgerMetadata>>>>),
+}
+
+/// A segment, as readers see it.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadableSegment {
+    number: SegmentNumber,
+    ledger: LedgerId,
+    first: Offset,
+    /// `None` while it is written.
+    end: Option<Offset>,
+    last_time: Option<Timestamp>,
+    source: Source,
+    /// Entries whose first offset is known.
+    places: Arc<Mutex<BTreeMap<Offset, EntryId>>>,
+}
+
+impl ReadableSegment {
+    /// The one that is written.
+    pub(crate) fn open(number: SegmentNumber, first: Offset, writer: LedgerWriter) -> Self {
+        let (ledger, source) = (writer.ledger(), Source::Open(writer));
+        Self { number, ledger, first, end: None, last_time: None, source, places: Arc::default() }
+    }
+
+    /// A sealed one.
+    pub(crate) fn sealed(number: SegmentNumber, ledger: LedgerId, first: Offset, end: Offset, last_time: Option<Timestamp>) -> Self {
+        let source = Source::Closed(Arc::default());
+        Self { number, ledger, first, end: Some(end), last_time, source, places: Arc::default() }
+    }
+
+    fn learn(&self, offset: Offset, entry: EntryId) {
+        let mut places = self.places.lock();
+        places.insert(offset, entry);
+        if places.len() > PLACES_MAX {
+            let mut odd = false;
+            places.retain(|_, _| {
+                odd = !odd;
+                odd
+            });
+        }
+    }
+}
+
+/// What the owner shares with readers.
+#[derive(Debug)]
+pub(crate) struct Readable {
+    pub(crate) ledgers: LedgerClient,
+    pub(crate) budget: ByteBudget,
+    pub(crate) cache: Mutex<TailCache>,
+    segments: Mutex<Arc<Vec<ReadableSegment>>>,
+    bounds: watch::Receiver<Bounds>,
+}
+
+/// Reads one partition. Cheap to clone.
+#[derive(Clone)]
+pub struct PartitionReader(Arc<Readable>);
+
+impl fmt::Debug for PartitionReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PartitionReader({:?})", *self.0.bounds.borrow())
+    }
+}
+
+impl Readable {
+    pub(crate) fn new(
+        ledgers: LedgerClient,
+        budget: ByteBudget,
+        cache: TailCache,
+        segments: Vec<ReadableSegment>,
+        bounds: watch::Receiver<Bounds>,
+    ) -> Self {
+        Self { ledgers, budget, cache: Mutex::new(cache), segments: Mutex::new(Arc::new(segments)), bounds }
+    }
+
+    /// A segment is begun, or sealed.
+    pub(crate) fn put_segment(&self, segment: ReadableSegment) {
+        let mut segments = self.segments.lock();
+        let mut new: Vec<ReadableSegment> = segments.iter().filter(|s| s.number != segment.number).cloned().collect();
+        let places = segments.iter().find(|s| s.number == segment.number).map(|s| Arc::clone(&s.places));
+        new.push(ReadableSegment { places: places.unwrap_or_default(), ..segment });
+        new.sort_by_key(|segment| segment.number);
+        *segments = Arc::new(new);
+    }
+
+    /// Segments are gone.
+    pub(crate) fn remove_segments(&self, gone: &[SegmentNumber]) {
+        let mut segments = self.segments.lock();
+        *segments = Arc::new(segments.iter().filter(|segment| !gone.contains(&segment.number)).cloned().collect());
+    }
+
+    /// The segment that holds `from`, or else the next one behind it.
+    fn segment_of(&self, from: Offset) -> Option<ReadableSegment> {
+        let segments = Arc::clone(&self.segments.lock());
+        segments.iter().find(|segment| segment.end.is_none_or(|end| end > from)).cloned()
+    }
+}
+
+/// Why an attempt to read failed.
+enum Hitch {
+    /// The segments have changed: look again.
+    Gone,
+    Fault(ReadFault),
+}
+
+impl From<ReadFault> for Hitch {
+    fn from(fault: ReadFault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+fn unavailable(error: impl fmt::Display) -> Hitch {
+    Hitch::Fault(ReadFault::Unavailable(error.to_string()))
+}
 
 impl PartitionReader {
+    pub(crate) const fn new(readable: Arc<Readable>) -> Self {
+        Self(readable)
+    }
+
     /// Entries in offset order, the first of them the one that holds `from` (or, where retention trimmed it, the next one
     /// kept). At most about `bytes_max` bytes of bodies, but at least one entry; empty only when `from` is at or beyond
     /// what is confirmed: follow [`super::PartitionHandle::watch`] then. Waits for room in the process's budget for reads.
     /// Cancel safe.
     pub async fn read(&self, from: Offset, bytes_max: usize) -> Result<Vec<LoadedEntry>, ReadFault> {
-        let _ = (from, bytes_max, &self.0);
-        Ok(Vec::new())
+        for _ in 0..ATTEMPTS_MAX {
+            let bounds = *self.0.bounds.borrow();
+            let from = from.max(bounds.first);
+            if from >= bounds.end {
+                return Ok(Vec::new());
+            }
+            let cached = self.0.cache.lock().read(from, bytes_max);
+            if !cached.is_empty() {
+                return Ok(cached);
+            }
+            let Some(segment) = self.0.segment_of(from) else { return Err(ReadFault::Moved) };
+            match self.read_segment(&segment, from.max(segment.first), bounds.end, bytes_max).await {
+                Ok(entries) => return Ok(entries),
+                Err(Hitch::Gone) => {}
+                Err(Hitch::Fault(fault)) => return Err(fault),
+            }
+        }
+        Err(ReadFault::Unavailable("the segments keep changing".to_owned()))
     }
 
     /// The offset of the first message whose server time is `time` or later; the end when there is none. Cancel safe.
     pub async fn offset_at(&self, time: Timestamp) -> Result<Offset, ReadFault> {
-        let _ = time;
-        Ok(Offset::ZERO)
+        for _ in 0..ATTEMPTS_MAX {
+            match self.look_for(time).await {
+                Ok(offset) => return Ok(offset),
+                Err(Hitch::Gone) => {}
+                Err(Hitch::Fault(fault)) => return Err(fault),
+            }
+        }
+        Err(ReadFault::Unavailable("the segments keep changing".to_owned()))
+    }
+
+    async fn look_for(&self, time: Timestamp) -> Result<Offset, Hitch> {
+        let bounds = *self.0.bounds.borrow();
+        let segments = Arc::clone(&self.0.segments.lock());
+        for segment in segments.iter().filter(|segment| segment.end.is_none() || segment.last_time >= Some(time)) {
+            let (metadata, lac) = self.record_of(segment).await?;
+            let Some(up_to) = metadata.closed_at().unwrap_or(lac) else { continue };
+            let found = self.0.ledgers.find(&metadata, FindKey::Time(time), up_to).await.map_err(unavailable)?;
+            if let Some(entry) = found {
+                let (first, _) = self.range_of(segment, &metadata, lac, entry).await?;
+                return Ok(bounds.clamp(first));
+            }
+        }
+        Ok(bounds.end)
+    }
+
+    /// The record of a segment's ledger, and the LAC of one that is written.
+    async fn record_of(&self, segment: &ReadableSegment) -> Result<(Arc<LedgerMetadata>, Option<EntryId>), Hitch> {
+        let known = match &segment.source {
+            // The LAC first: what it names is in the record then.
+            Source::Open(writer) => {
+                let lac = writer.lac();
+                return Ok((Arc::new(writer.record().value), lac));
+            }
+            Source::Closed(known) => known,
+        };
+        if let Some(metadata) = &*known.lock() {
+            return Ok((Arc::clone(metadata), None));
+        }
+        let found = self.0.ledgers.ledgers().get(segment.ledger).await.map_err(unavailable)?;
+        let metadata = match found {
+            Some(found) if found.value.state != LedgerState::Deleting => Arc::new(found.value),
+            // Trimmed a moment ago: the segments will say so.
+            _ => {
+                tokio::task::yield_now().await;
+                return Err(Hitch::Gone);
+            }
+        };
+        *known.lock() = Some(Arc::clone(&metadata));
+        Ok((metadata, None))
+    }
+
+    async fn read_segment(
+        &self,
+        segment: &ReadableSegment,
+        from: Offset,
+        end: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<LoadedEntry>, Hitch> {
+        let (metadata, lac) = self.record_of(segment).await?;
+        let Some(up_to) = metadata.closed_at().unwrap_or(lac) else { return Err(Hitch::Gone) };
+        let place = segment.places.lock().get(&from).copied();
+        let first = match place {
+            Some(entry) => entry,
+            None if from == segment.first => EntryId::ZERO,
+            None => {
+                let found = self.0.ledgers.find(&metadata, FindKey::Offset(from), up_to).await.map_err(unavailable)?;
+                found.ok_or_else(|| unavailable("no bookie finds the offset"))?
+            }
+        };
+        let held = Arc::new(self.0.budget.take(bytes_max).await);
+        let range = ReadRange { first, last: up_to, bytes_max: bytes_max.max(1), lac };
+        let stored = match self.0.ledgers.read(&metadata, range).await {
+            Ok(stored) => stored,
+            Err(failure) => return Err(self.explain(segment, &metadata, lac, (first, up_to), from, failure).await),
+        };
+        let mut entries = Vec::with_capacity(stored.len());
+        for StoredEntry { entry, body, .. } in stored {
+            let place = (segment.ledger, entry);
+            let loaded = match LoadedEntry::decode(place, &body, Some(Arc::clone(&held))) {
+                Ok(loaded) => loaded,
+                Err(_) if !entries.is_empty() => break,
+                Err(error) => {
+                    let reason = format!("ledger {} entry {entry}: {error}", segment.ledger);
+                    return Err(self.lost(segment, &metadata, lac, (entry, up_to), from, reason).await);
+                }
+            };
+            if loaded.first_offset() >= end {
+                break;
+            }
+            segment.learn(loaded.end_offset(), entry.next());
+            if loaded.end_offset() > from {
+                entries.push(loaded);
+            }
+        }
+        if entries.is_empty() { Err(unavailable("what was read lies before what was asked for")) } else { Ok(entries) }
+    }
+
+    async fn explain(
+        &self,
+        segment: &ReadableSegment,
+        metadata: &LedgerMetadata,
+        lac: Option<EntryId>,
+        (first, up_to): (EntryId, EntryId),
+        from: Offset,
+        failure: ReadFailure,
+    ) -> Hitch {
+        match failure {
+            ReadFailure::Deleted(_) => Hitch::Gone,
+            failure @ ReadFailure::Unreadable { .. } if !failure.is_retryable() => {
+                self.lost(segment, metadata, lac, (first, up_to), from, failure.to_string()).await
+            }
+            failure => unavailable(failure),
+        }
+    }
+
+    /// Finds out how far the loss reaches that begins at `from`, with the entry `first` (T6).
+    async fn lost(
+        &self,
+        segment: &ReadableSegment,
+        metadata: &LedgerMetadata,
+        lac: Option<EntryId>,
+        (first, up_to): (EntryId, EntryId),
+        from: Offset,
+        reason: String,
+    ) -> Hitch {
+        let last = EntryId::new((first.get() + PROBES_MAX).min(up_to.get()));
+        let mut entry = first;
+        while entry < last {
+            entry = entry.next();
+            if let Ok((offset, _)) = self.range_of(segment, metadata, lac, entry).await {
+                segment.learn(offset, entry);
+                return Hitch::Fault(ReadFault::Lost { first: from, end: offset, reason });
+            }
+        }
+        match segment.end {
+            Some(end) if entry == up_to => Hitch::Fault(ReadFault::Lost { first: from, end, reason }),
+            _ => unavailable(reason),
+        }
+    }
+
+    /// The offsets of one entry.
+    async fn range_of(
+        &self,
+        segment: &ReadableSegment,
+        metadata: &LedgerMetadata,
+        lac: Option<EntryId>,
+        entry: EntryId,
+    ) -> Result<(Offset, Offset), Hitch> {
+        let range = ReadRange { first: entry, last: entry, bytes_max: 1, lac };
+        let stored = self.0.ledgers.read(metadata, range).await.map_err(unavailable)?;
+        let range = stored.first().and_then(|stored| EntryRange::of(&stored.body));
+        let range = range.ok_or_else(|| unavailable(format!("ledger {} entry {entry} holds no messages", segment.ledger)))?;
+        segment.learn(range.first_offset, entry);
+        Ok((range.first_offset, range.end_offset()))
     }
 }

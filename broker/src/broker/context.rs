@@ -1,0 +1,91 @@
+//! What every part of a broker is given.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use alluvium_ledger::LedgerClient;
+use alluvium_metadata::Metadata;
+use alluvium_metadata::brokers::{Decider, Registration};
+use alluvium_metadata::policies::Policies;
+use alluvium_runtime::backoff::Backoff;
+use alluvium_runtime::budget::ByteBudget;
+use alluvium_runtime::clock::Clock;
+use alluvium_runtime::entropy::Entropy;
+use alluvium_runtime::tasks::Tasks;
+use alluvium_types::limits::Limits;
+use alluvium_types::names::BrokerName;
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::topic::lease::DispatchLease;
+
+/// The surroundings of a broker's parts.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    pub(crate) name: BrokerName,
+    /// Where other servers reach this one.
+    pub(crate) internal_address: String,
+    pub(crate) metadata: Metadata,
+    pub(crate) ledgers: LedgerClient,
+    pub(crate) clock: Clock,
+    pub(crate) entropy: Entropy,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Metrics,
+    pub(crate) default_policies: Policies,
+    pub(crate) lease: DispatchLease,
+    /// Messages on their way in.
+    pub(crate) publish_budget: ByteBudget,
+    /// The newest entries, for readers.
+    pub(crate) cache_budget: ByteBudget,
+    /// Older entries on their way to readers.
+    pub(crate) read_budget: ByteBudget,
+    /// Decoded messages on their way to consumers.
+    pub(crate) delivery_budget: ByteBudget,
+    /// Sessions of clients; stopped first.
+    pub(crate) session_tasks: Tasks,
+    /// The partitions' owner tasks; drained next.
+    pub(crate) partition_tasks: Tasks,
+    /// The broker's own; stopped last.
+    pub(crate) own_tasks: Tasks,
+    /// Where owner tasks live: not on the connection's runtime that first asked for a partition.
+    pub(crate) home: tokio::runtime::Handle,
+    pub(crate) storage_full: AtomicBool,
+}
+
+impl Context {
+    /// Whether no bookie takes more messages.
+    pub(crate) fn storage_full(&self) -> bool {
+        self.storage_full.load(Ordering::Relaxed)
+    }
+
+    /// How long to wait before trying again what failed.
+    pub(crate) fn backoff(&self) -> Backoff {
+        Backoff::new(Duration::from_millis(20), Duration::from_secs(2), self.entropy.clone())
+    }
+}
+
+/// The broker's session in metadata, as it was when something was claimed under it.
+#[derive(Clone, Debug)]
+pub(crate) struct Session(Arc<Registration>);
+
+impl Session {
+    pub(crate) fn new(registration: Registration) -> Self {
+        Self(Arc::new(registration))
+    }
+
+    /// What decisions compare.
+    pub(crate) fn decider(&self) -> &Decider {
+        &self.0.decider
+    }
+
+    /// Resolves once metadata has said that the session is gone. Cancel safe.
+    pub(crate) async fn gone(&self) {
+        self.0.session.gone().await;
+    }
+
+    pub(crate) fn registration(&self) -> &Registration {
+        &self.0
+    }
+}

@@ -1,0 +1,393 @@
+//! A broker: its session, its memory, and the partitions it owns. The one place where a partition's owner is looked up.
+
+mod audit;
+mod context;
+mod partitions;
+mod registration;
+mod subscriptions;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use alluvium_ledger::LedgerClient;
+use alluvium_metadata::bookies::LiveBookie;
+use alluvium_metadata::brokers::IfRegistered;
+use alluvium_metadata::live::Live;
+use alluvium_metadata::policies::Policies;
+use alluvium_metadata::topics::Topic;
+use alluvium_metadata::{Metadata, PartitionId, ReadError, UpdateError, Versioned};
+use alluvium_runtime::budget::ByteBudget;
+use alluvium_runtime::clock::Clock;
+use alluvium_runtime::entropy::Entropy;
+use alluvium_runtime::tasks::{OnFailure, Tasks};
+use alluvium_types::fault::{Fault, FaultKind};
+use alluvium_types::ids::{Offset, PartitionIndex, TopicId};
+use alluvium_types::limits::Limits;
+use alluvium_types::names::{BookieName, BrokerName, TopicName};
+use alluvium_types::time::{Mono, Timestamp};
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+
+pub(crate) use context::{Context, Session};
+use partitions::{Opener, Partitions};
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::topic::command::Command;
+use crate::topic::lease::DispatchLease;
+use crate::topic::{Bounds, PartitionHandle};
+
+/// How long a topic's record is believed without looking again. What is decided by it compares it.
+const TOPIC_BELIEVED: Duration = Duration::from_secs(5);
+/// How many topics' records are kept.
+const TOPICS_MAX: usize = 4096;
+
+/// A cheap handle to this broker.
+#[derive(Clone)]
+pub struct Broker(Arc<Inner>);
+
+struct Inner {
+    context: Arc<Context>,
+    opener: Opener,
+    topics: Mutex<HashMap<TopicName, (TopicInfo, Mono)>>,
+    bookies: watch::Receiver<Live<BookieName, LiveBookie>>,
+    brokers: watch::Receiver<Live<BrokerName, alluvium_metadata::brokers::Broker>>,
+    /// One creation of a subscription at a time, so that a partition that is opened meanwhile hears of it.
+    creating: tokio::sync::Mutex<()>,
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Broker({})", self.0.context.name)
+    }
+}
+
+/// What a broker is started with.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// Its settings, which were validated.
+    pub config: Config,
+    /// What operators call it.
+    pub name: BrokerName,
+    /// Where clients reach it.
+    pub address: String,
+    /// Where other servers reach it.
+    pub internal_address: String,
+    /// Whether a registration of the same name is its own former one: so where it holds the lock of a data directory.
+    pub if_registered: IfRegistered,
+    /// Metadata. Its tasks must go on until [`Broker::drain`] has returned.
+    pub metadata: Metadata,
+    /// Ledgers. Their tasks must go on until [`Broker::drain`] has returned.
+    pub ledgers: LedgerClient,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub entropy: Entropy,
+    /// Sizes in force.
+    pub limits: Limits,
+    /// The figures to keep.
+    pub metrics: Metrics,
+    /// Where its tasks begin; the present runtime is the home of its partitions.
+    pub tasks: Tasks,
+}
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// It could not be registered.
+    #[error("the broker could not be registered")]
+    Register(#[source] UpdateError),
+    /// Metadata could not be read.
+    #[error("metadata could not be read")]
+    Metadata(#[from] ReadError),
+}
+
+impl StartError {
+    /// Whether the same may succeed later.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Register(error) => error.is_retryable(),
+            Self::Metadata(error) => error.is_retryable(),
+        }
+    }
+}
+
+/// A topic, as far as those who reach its partitions need it.
+#[derive(Clone, Debug)]
+pub struct TopicInfo {
+    /// Its name.
+    pub name: TopicName,
+    /// Its identity.
+    pub id: TopicId,
+    /// How many partitions it has.
+    pub partitions: u32,
+    /// Its record.
+    pub(crate) record: Versioned<Topic>,
+}
+
+/// Where a new subscription begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StartAt {
+    /// Before the oldest message kept.
+    Earliest,
+    /// After the newest message.
+    Latest,
+    /// At this offset, moved into what is kept.
+    Offset(Offset),
+    /// At the first message of this server time or later.
+    Time(Timestamp),
+}
+
+impl Broker {
+    /// Registers the broker and begins to serve. Partitions are opened when they are asked for.
+    pub async fn start(surroundings: Surroundings) -> Result<Self, StartError> {
+        let Surroundings { config, name, address, internal_address, if_registered, metadata, ledgers, .. } = surroundings;
+        let Surroundings { clock, entropy, limits, metrics, tasks, .. } = surroundings;
+        let context = Arc::new(Context {
+            default_policies: config.default_policies(),
+            lease: DispatchLease::new(clock.clone()),
+            publish_budget: ByteBudget::new(config.publish_bytes_max),
+            cache_budget: ByteBudget::new(config.cache_bytes_max),
+            read_budget: ByteBudget::new(config.read_bytes_max),
+            delivery_budget: ByteBudget::new(config.delivery_bytes_max),
+            session_tasks: tasks.part(),
+            partition_tasks: tasks.part(),
+            own_tasks: tasks.part(),
+            home: tokio::runtime::Handle::current(),
+            storage_full: AtomicBool::new(false),
+            config,
+            name,
+            internal_address,
+            metadata,
+            ledgers,
+            clock,
+            entropy,
+            limits,
+            metrics,
+        });
+        let bookies = context.metadata.bookies().watch().await?;
+        let brokers = context.metadata.brokers().watch().await?;
+        let session =
+            registration::register(&context, &address, if_registered).await.map_err(StartError::Register)?;
+        let (session_tx, session) = watch::channel(session);
+        let opener = Opener { context: Arc::clone(&context), partitions: Arc::new(Partitions::default()), session };
+        let inner = Inner {
+            context: Arc::clone(&context),
+            opener,
+            topics: Mutex::default(),
+            bookies: bookies.clone(),
+            brokers,
+            creating: tokio::sync::Mutex::new(()),
+        };
+        let broker = Self(Arc::new(inner));
+        let keeper = registration::keep(Arc::clone(&context), address, session_tx);
+        context.own_tasks.spawn("broker-session", OnFailure::ShutDown, async move {
+            keeper.await;
+            Ok::<(), std::convert::Infallible>(())
+        });
+        let watcher = Arc::clone(&context);
+        context.own_tasks.spawn("broker-storage", OnFailure::ShutDown, async move {
+            watch_storage(&watcher, bookies).await;
+            Ok::<(), std::convert::Infallible>(())
+        });
+        let auditor = broker.clone();
+        context.own_tasks.spawn("broker-auditor", OnFailure::ShutDown, async move {
+            auditor.audit().await;
+            Ok::<(), std::convert::Infallible>(())
+        });
+        Ok(broker)
+    }
+
+    /// Stops: takes nothing new, stores what was taken, writes the partitions' state down, lets them go and says goodbye. At most
+    /// about `grace`; says whether everything was done in time.
+    pub async fn drain(&self, grace: Duration) -> bool {
+        let context = self.context();
+        let until = context.clock.mono().after(grace);
+        context.session_tasks.stop();
+        let done = async {
+            for handle in self.0.opener.partitions.of_topic(None).await {
+                // One that is over needs no telling.
+                let _ = handle.commands().send(Command::Drain).await;
+            }
+            for handle in self.0.opener.partitions.of_topic(None).await {
+                handle.over().await;
+            }
+        };
+        let in_time = context.clock.timeout(grace, done).await.is_ok();
+        let left = || until.since(context.clock.mono()).max(Duration::from_millis(500));
+        let sessions = context.session_tasks.join(left()).await;
+        context.partition_tasks.stop();
+        let partitions = context.partition_tasks.join(left()).await;
+        context.own_tasks.stop();
+        let own = context.own_tasks.join(left()).await;
+        let session = self.0.opener.session.borrow().registration().session.clone();
+        let ended = matches!(context.clock.timeout(left(), session.end()).await, Ok(Ok(())));
+        in_time && sessions && partitions && own && ended
+    }
+
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.0.context
+    }
+
+    /// The metadata plane.
+    pub fn metadata(&self) -> &Metadata {
+        &self.0.context.metadata
+    }
+
+    /// Time.
+    pub fn clock(&self) -> &Clock {
+        &self.0.context.clock
+    }
+
+    /// Chance.
+    pub fn entropy(&self) -> &Entropy {
+        &self.0.context.entropy
+    }
+
+    /// Where sessions of clients begin their tasks. They are asked to stop first when the broker drains.
+    pub fn tasks(&self) -> &Tasks {
+        &self.0.context.session_tasks
+    }
+
+    /// Sizes in force.
+    pub fn limits(&self) -> Limits {
+        self.0.context.limits
+    }
+
+    /// What batches on their way in are taken from.
+    pub(crate) fn publish_budget(&self) -> &ByteBudget {
+        &self.0.context.publish_budget
+    }
+
+    /// What decoded messages on their way to consumers are taken from.
+    pub fn delivery_budget(&self) -> &ByteBudget {
+        &self.0.context.delivery_budget
+    }
+
+    /// What is in force where no tenant, namespace or topic says otherwise.
+    pub fn default_policies(&self) -> Policies {
+        self.0.context.default_policies
+    }
+
+    /// The bookies that live now, by this broker's view of metadata.
+    pub fn live_bookies(&self) -> Arc<BTreeMap<BookieName, LiveBookie>> {
+        Arc::clone(&self.0.bookies.borrow().members)
+    }
+
+    /// How many brokers live now, by this broker's view of metadata.
+    pub fn live_brokers(&self) -> usize {
+        self.0.brokers.borrow().members.len()
+    }
+
+    /// The topic, by a linearizable read the first time and from a short-lived cache later; a fault when there is none.
+    pub async fn topic(&self, name: &TopicName) -> Result<TopicInfo, Fault> {
+        let now = self.clock().mono();
+        if let Some((info, read_at)) = self.0.topics.lock().get(name)
+            && now.since(*read_at) < TOPIC_BELIEVED
+        {
+            return Ok(info.clone());
+        }
+        self.topic_now(name).await
+    }
+
+    /// The topic, by a linearizable read.
+    pub(crate) async fn topic_now(&self, name: &TopicName) -> Result<TopicInfo, Fault> {
+        let found = self.metadata().topics().get(name).await.map_err(unreadable)?;
+        let Some(record) = found else {
+            self.0.topics.lock().remove(name);
+            return Err(Fault::not_found("topic", "TOPIC_NOT_FOUND", name));
+        };
+        let info = TopicInfo { name: name.clone(), id: record.value.id, partitions: record.value.partitions, record };
+        let mut topics = self.0.topics.lock();
+        if topics.len() >= TOPICS_MAX {
+            topics.clear();
+        }
+        topics.insert(name.clone(), (info.clone(), self.clock().mono()));
+        Ok(info)
+    }
+
+    /// The handle of a partition; claims and opens it if this broker does not own it yet. Waits until it can be used.
+    /// Single-broker for now: whatever is asked for is claimed here. Forwarding will hang on this one function.
+    pub async fn partition(&self, topic: &TopicInfo, index: PartitionIndex) -> Result<PartitionHandle, Fault> {
+        self.0.opener.get(topic, index).await
+    }
+
+    /// What of a partition can be read, if this broker has it loaded; loads nothing.
+    pub fn loaded(&self, topic: TopicId, index: PartitionIndex) -> Option<Bounds> {
+        self.0.opener.partitions.loaded(PartitionId { topic, index }).map(|handle| handle.bounds())
+    }
+
+    /// Ends what this broker has loaded of a topic that was deleted: streams get a fault, its ledgers become tombstones.
+    pub async fn topic_deleted(&self, topic: TopicId) {
+        self.0.topics.lock().retain(|_, (info, _)| info.id != topic);
+        for handle in self.0.opener.partitions.of_topic(Some(topic)).await {
+            let _ = handle.commands().send(Command::Abandon).await;
+            handle.over().await;
+        }
+        self.clean_up_soon(topic);
+    }
+
+    /// Tells the loaded partitions of a topic that its subscriptions or policies changed in metadata. What can't be read now is
+    /// told by the next change, or the next owner.
+    pub async fn topic_changed(&self, topic: &TopicName) {
+        self.0.topics.lock().remove(topic);
+        let Ok(info) = self.topic_now(topic).await else { return };
+        let policy = partitions::policy_of(self.context(), topic).await;
+        for handle in self.0.opener.partitions.of_topic(Some(info.id)).await {
+            if let Ok(Some((policy, replication))) = policy {
+                let _ = handle.commands().send(Command::Policy(policy, replication)).await;
+            }
+            if let Err(error) = self.configure(&handle).await {
+                tracing::warn!(partition = %handle.name(), %error, "a partition was not told of its subscriptions");
+            }
+        }
+    }
+
+    /// Tells a partition which subscriptions exist now, and waits until it knows.
+    async fn configure(&self, handle: &PartitionHandle) -> Result<(), ReadError> {
+        let id = PartitionId { topic: handle.topic_id(), index: handle.name().index };
+        let specs = partitions::specs_of(self.context(), id).await?;
+        let (done, known) = oneshot::channel();
+        if handle.commands().send(Command::Configure(specs, done)).await.is_ok() {
+            // One that is over knows when it is opened again.
+            let _ = known.await;
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(error: ReadError) -> Fault {
+    let text = format!("metadata can't be read now: {}", crate::error::chain(&error));
+    Fault::new(FaultKind::Unavailable, "METADATA_UNAVAILABLE", text)
+}
+
+fn unchanged(error: UpdateError) -> Fault {
+    let text = format!("metadata can't be changed now: {}", crate::error::chain(&error));
+    let kind = if matches!(error, UpdateError::Unresolved) { FaultKind::OutcomeUnknown } else { FaultKind::Unavailable };
+    Fault::new(kind, "METADATA_UNAVAILABLE", text)
+}
+
+/// Knows whether any bookie takes messages: when all that live are read-only, batches are refused at once.
+async fn watch_storage(context: &Context, mut bookies: watch::Receiver<Live<BookieName, LiveBookie>>) {
+    loop {
+        let full = {
+            let live = bookies.borrow_and_update();
+            !live.members.is_empty() && live.members.values().all(|bookie| !bookie.info.writable)
+        };
+        if context.storage_full.swap(full, Ordering::Relaxed) != full {
+            context.metrics.storage_full.set(i64::from(full));
+            if full {
+                tracing::error!("no bookie takes more messages: the storage is full");
+            } else {
+                tracing::info!("there is room for messages again");
+            }
+        }
+        tokio::select! {
+            () = context.own_tasks.stopping() => return,
+            changed = bookies.changed() => if changed.is_err() { return },
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The partitions that a broker has, is opening, or is letting go.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alluvium_metadata::PartitionId;
+use alluvium_metadata::ownership::Right;
+use alluvium_metadata::policies::Policies;
+use alluvium_metadata::topics::Topic;
+use alluvium_metadata::{ReadError, Versioned};
+use alluvium_runtime::tasks::OnFailure;
+use alluvium_types::fault::{Fault, FaultKind};
+use alluvium_types::ids::{PartitionIndex, TopicId};
+use alluvium_types::names::{PartitionName, TopicName};
+use alluvium_types::replication::Replication;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::TopicInfo;
+use super::context::{Context, Session};
+use crate::error::{OpenError, chain};
+use crate::ownership::Claim;
+use crate::topic::handle::moved;
+use crate::topic::owner::PartitionPolicy;
+use crate::topic::task::{OpenRequest, PartitionTask};
+use crate::topic::{PartitionHandle, SubscriptionSpec};
+
+/// How long a caller waits for a partition to be opened, or let go.
+const OPEN_PATIENCE: Duration = Duration::from_secs(20);
+/// How often a former owner's session is looked for.
+const FORMER_INTERVAL: Duration = Duration::from_millis(500);
+
+type Opening = watch::Receiver<Option<Result<PartitionHandle, Fault>>>;
+
+/// A partition of this broker.
+#[derive(Clone)]
+enum Place {
+    Opening(Opening),
+    Open(PartitionHandle),
+}
+
+/// All partitions of this broker.
+#[derive(Default)]
+pub(super) struct Partitions(Mutex<HashMap<PartitionId, Place>>);
+
+impl Partitions {
+    /// The handles of the partitions that are open; those that are being opened are waited for.
+    pub(super) async fn of_topic(&self, topic: Option<TopicId>) -> Vec<PartitionHandle> {
+        let places: Vec<Place> = {
+            let places = self.0.lock();
+            places.iter().filter(|(id, _)| topic.is_none_or(|topic| id.topic == topic)).map(|(_, place)| place.clone()).collect()
+        };
+        let mut handles = Vec::with_capacity(places.len());
+        for place in places {
+            match place {
+                Place::Open(handle) => handles.push(handle),
+                Place::Opening(mut opening) => {
+                    if let Ok(opened) = opening.wait_for(Option::is_some).await
+                        && let Some(Ok(handle)) = &*opened
+                    {
+                        handles.push(handle.clone());
+                    }
+                }
+            }
+        }
+        handles.retain(|handle| !handle.is_over());
+        handles
+    }
+
+    /// The handle of a partition that is open.
+    pub(super) fn loaded(&self, id: PartitionId) -> Option<PartitionHandle> {
+        match self.0.lock().get(&id) {
+            Some(Place::Open(handle)) if !handle.is_over() => Some(handle.clone()),
+            _ => None,
+        }
+    }
+
+    /// Whether the partition is open or being opened.
+    pub(super) fn has(&self, id: PartitionId) -> bool {
+        match self.0.lock().get(&id) {
+            Some(Place::Open(handle)) => !handle.is_over(),
+            Some(Place::Opening(_)) => true,
+            None => false,
+        }
+    }
+}
+
+/// Opens partitions for whoever asks, once for all who ask at the same time.
+#[derive(Clone)]
+pub(super) struct Opener {
+    pub(super) context: Arc<Context>,
+    pub(super) partitions: Arc<Partitions>,
+    pub(super) session: watch::Receiver<Session>,
+}
+
+impl Opener {
+    /// The handle of a partition, opened if it isn't. Cancel safe: the opening goes on.
+    pub(super) async fn get(&self, topic: &TopicInfo, index: PartitionIndex) -> Result<PartitionHandle, Fault> {
+        let id = PartitionId { topic: topic.id, index };
+        let name = PartitionName { topic: topic.name.clone(), index };
+        if index.get() >= topic.partitions {
+            let text = format!("topic {} has {} partitions, and no partition {index}", topic.name, topic.partitions);
+            return Err(Fault::invalid("partition", "PARTITION_NOT_FOUND", text));
+        }
+        let wait = async {
+            loop {
+                let place = self.place(id, topic, &name);
+                match place {
+                    Place::Open(handle) if handle.is_closing() => handle.over().await,
+                    Place::Open(handle) => return Ok(handle),
+                    Place::Opening(mut opening) => match opening.wait_for(Option::is_some).await.as_deref() {
+                        Ok(Some(opened)) => return opened.clone(),
+                        Ok(None) | Err(_) => return Err(moved(&name)),
+                    },
+                }
+            }
+        };
+        match self.context.clock.timeout(OPEN_PATIENCE, wait).await {
+            Ok(opened) => opened,
+            Err(_) => Err(Fault::new(
+                FaultKind::Unavailable,
+                "PARTITION_UNAVAILABLE",
+                format!("partition {name} is still being opened; try again"),
+            )),
+        }
+    }
+
+    /// What there is of the partition; begins to open it if there is nothing.
+    fn place(&self, id: PartitionId, topic: &TopicInfo, name: &PartitionName) -> Place {
+        let mut places = self.partitions.0.lock();
+        match places.get(&id) {
+            Some(Place::Open(handle)) if handle.is_over() => {}
+            Some(place) => return place.clone(),
+            None => {}
+        }
+        let (done, opening) = watch::channel(None);
+        let place = Place::Opening(opening);
+        places.insert(id, place.clone());
+        let (opener, topic, name) = (self.clone(), topic.clone(), name.clone());
+        // The task must outlive the connection that asked.
+        let _home = self.context.home.enter();
+        self.context.partition_tasks.spawn(format!("partition-{name}"), OnFailure::Log, async move {
+            let task = opener.open(id, &topic, &name, done).await;
+            if let Some(task) = task {
+                opener.context.metrics.partitions.inc();
+                task.run().await;
+                opener.context.metrics.partitions.dec();
+            }
+            opener.forget(id);
+            Ok::<(), std::convert::Infallible>(())
+        });
+        place
+    }
+
+    /// Takes a partition that is over out of the map.
+    fn forget(&self, id: PartitionId) {
+        let mut places = self.partitions.0.lock();
+        match places.get(&id) {
+            Some(Place::Open(handle)) if !handle.is_over() => {}
+            Some(Place::Opening(opening)) if opening.borrow().is_none() && opening.has_changed().is_ok() => {}
+            _ => {
+                places.remove(&id);
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        id: PartitionId,
+        topic: &TopicInfo,
+        name: &PartitionName,
+        done: watch::Sender<Option<Result<PartitionHandle, Fault>>>,
+    ) -> Option<PartitionTask> {
+        match self.try_open(id, topic, name).await {
+            Ok((handle, task)) => {
+                self.context.metrics.takeovers.inc();
+                self.partitions.0.lock().insert(id, Place::Open(handle.clone()));
+                done.send_replace(Some(Ok(handle)));
+                Some(task)
+            }
+            Err(error) => {
+                self.context.metrics.failed_takeovers.inc();
+                tracing::warn!(partition = %name, error = chain(&error), "a partition could not be taken over");
+                self.partitions.0.lock().remove(&id);
+                done.send_replace(Some(Err(error.to_fault(name))));
+                None
+            }
+        }
+    }
+
+    async fn try_open(
+        &self,
+        id: PartitionId,
+        topic: &TopicInfo,
+        name: &PartitionName,
+    ) -> Result<(PartitionHandle, PartitionTask), OpenError> {
+        let context = &self.context;
+        if context.session_tasks.is_stopping() {
+            return Err(OpenError::Stopping);
+        }
+        let session = self.session.borrow().clone();
+        let right = Right::Topic(&topic.name, &topic.record);
+        let claim =
+            Claim::make(&context.metadata, right, id, session.decider(), &context.internal_address).await?;
+        let (policy, replication) = policy_of(context, &topic.name).await?.ok_or(OpenError::NoTopic)?;
+        let subscriptions = specs_of(context, id).await?;
+        let lease = self.lease(&claim).await?;
+        let request = OpenRequest {
+            name: name.clone(),
+            topic_id: id.topic,
+            claim,
+            session,
+            policy,
+            replication,
+            subscriptions,
+            lease,
+        };
+        PartitionTask::open(Arc::clone(context), request).await
+    }
+
+    /// Dispatching waits until a former owner's session is gone for certain (M4).
+    async fn lease(&self, claim: &Claim) -> Result<crate::topic::lease::DispatchLease, OpenError> {
+        let context = Arc::clone(&self.context);
+        let Some(former) = claim.former().cloned() else { return Ok(context.lease.clone()) };
+        if !context.metadata.ownership().is_live(&former).await? {
+            return Ok(context.lease.clone());
+        }
+        let lease = context.lease.after_former();
+        let waiting = lease.clone();
+        let _home = self.context.home.enter();
+        self.context.partition_tasks.spawn("former-owner", OnFailure::Log, async move {
+            loop {
+                tokio::select! {
+                    () = context.partition_tasks.stopping() => break,
+                    () = context.clock.sleep(FORMER_INTERVAL) => {}
+                }
+                if let Ok(false) = context.metadata.ownership().is_live(&former).await {
+                    waiting.former_is_gone();
+                    break;
+                }
+            }
+            Ok::<(), std::convert::Infallible>(())
+        });
+        Ok(lease)
+    }
+}
+
+/// What is in force for a topic, from itself up to the cluster's default; `None` when it is gone. A policy that can't be read is
+/// an error, never a default.
+pub(super) async fn policy_of(
+    context: &Context,
+    name: &TopicName,
+) -> Result<Option<(PartitionPolicy, Replication)>, ReadError> {
+    let metadata = &context.metadata;
+    let Some(topic) = metadata.topics().get(name).await? else { return Ok(None) };
+    effective(context, name, &topic).await.map(Some)
+}
+
+async fn effective(
+    context: &Context,
+    name: &TopicName,
+    topic: &Versioned<Topic>,
+) -> Result<(PartitionPolicy, Replication), ReadError> {
+    let metadata = &context.metadata;
+    let namespace = metadata.namespaces().get(name.namespace()).await?;
+    let tenant = metadata.tenants().get(name.namespace().tenant()).await?;
+    let of = |holder: Option<Versioned<alluvium_metadata::tenants::Holder>>| {
+        holder.map_or_else(Policies::default, |holder| holder.value.policies)
+    };
+    let policies = topic.value.policies.or(of(namespace)).or(of(tenant)).or(context.default_policies);
+    let policy = PartitionPolicy {
+        retention: policies.retention.unwrap_or_default(),
+        rollover: policies.rollover.unwrap_or_default(),
+    };
+    Ok((policy, policies.replication.unwrap_or(Replication::DEFAULT)))
+}
+
+/// The subscriptions of a partition's topic, as metadata knows them (M6).
+pub(super) async fn specs_of(context: &Context, partition: PartitionId) -> Result<Vec<SubscriptionSpec>, ReadError> {
+    let mut specs = Vec::new();
+    let mut after = None;
+    loop {
+        let page = context.metadata.subscriptions().list(partition.topic, after.as_ref(), 1000).await?;
+        specs.extend(page.records.into_iter().map(|(name, found)| SubscriptionSpec {
+            name,
+            id: found.create_revision,
+            kind: found.value.kind,
+            start: found.value.start_of(partition.index),
+        }));
+        after = page.next;
+        if after.is_none() {
+            return Ok(specs);
+        }
+    }
+}

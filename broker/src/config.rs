@@ -1,0 +1,181 @@
+//! What can be set about a broker.
+
+use std::time::Duration;
+
+use alluvium_metadata::policies::Policies;
+use alluvium_types::policy::{Retention, Rollover};
+use alluvium_types::replication::Replication;
+use serde::{Deserialize, Serialize};
+
+use crate::publish::dedup::DedupLimits;
+use crate::topic::owner::OwnerConfig;
+
+/// A broker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How long the broker's session in metadata outlives its last sign of life, in milliseconds: how long others wait before they
+    /// take over what must not have two owners.
+    pub session_ttl_ms: u64,
+    /// How long before that the broker stops dispatching to subscriptions by itself, in milliseconds.
+    pub dispatch_margin_ms: u64,
+    /// The most bytes of messages on their way in, until the last copy has left. Past it streams are not read.
+    pub publish_bytes_max: usize,
+    /// The most bytes of the newest entries kept for readers, over all partitions.
+    pub cache_bytes_max: usize,
+    /// The most bytes of those kept of one partition.
+    pub cache_partition_bytes_max: usize,
+    /// The most bytes of older entries on their way to readers.
+    pub read_bytes_max: usize,
+    /// The most bytes of decoded messages on their way to consumers.
+    pub delivery_bytes_max: usize,
+    /// Bytes that a partition has in flight to its bookies at most. More carries more over slow disks and long links; less is
+    /// latency.
+    pub window_bytes: usize,
+    /// When nothing of a partition was stored for so long, in milliseconds, its messages are refused rather than queued.
+    pub stall_after_ms: u64,
+    /// An idle ledger is closed after this time, in milliseconds.
+    pub idle_close_ms: u64,
+    /// A partition that nobody has used for so long, in milliseconds, is let go.
+    pub release_after_ms: u64,
+    /// How often a loaded partition looks for segments that may go, in milliseconds.
+    pub retention_interval_ms: u64,
+    /// How often partitions that nobody has loaded are looked at, in milliseconds.
+    pub audit_interval_ms: u64,
+    /// After so many bytes of messages what is known of idempotent producers is written down: what a takeover reads at most.
+    pub checkpoint_bytes: u64,
+    /// The most bytes of memory for what is known of one partition's idempotent producers.
+    pub producers_bytes_max: usize,
+    /// A producer that was silent for so long, in seconds, is forgotten.
+    pub producer_expiry_s: u64,
+    /// Where no tenant, namespace or topic says otherwise: segments go once they are older than this, in seconds. 0: they stay.
+    pub retention_s: u64,
+    /// Where nobody says otherwise: the oldest segments go while a partition holds more than this. 0: they stay.
+    pub retention_bytes: u64,
+    /// Where nobody says otherwise: a segment is sealed at this size.
+    pub rollover_bytes: u64,
+    /// Where nobody says otherwise: a segment is sealed at this age, in seconds.
+    pub rollover_s: u64,
+    /// Where nobody says otherwise: ensemble, write quorum and ack quorum of ledgers.
+    pub replication: (u8, u8, u8),
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            session_ttl_ms: 10_000,
+            dispatch_margin_ms: 2_000,
+            publish_bytes_max: 256 << 20,
+            cache_bytes_max: 128 << 20,
+            cache_partition_bytes_max: 32 << 20,
+            read_bytes_max: 64 << 20,
+            delivery_bytes_max: 128 << 20,
+            window_bytes: 16 << 20,
+            stall_after_ms: 5_000,
+            idle_close_ms: 600_000,
+            release_after_ms: 600_000,
+            retention_interval_ms: 30_000,
+            audit_interval_ms: 60_000,
+            checkpoint_bytes: 64 << 20,
+            producers_bytes_max: 4 << 20,
+            producer_expiry_s: 7 * 24 * 3600,
+            retention_s: 7 * 24 * 3600,
+            retention_bytes: 0,
+            rollover_bytes: Rollover::default().bytes,
+            rollover_s: Rollover::default().age.as_secs(),
+            replication: (3, 3, 2),
+        }
+    }
+}
+
+impl Config {
+    /// Says all that is wrong; nothing, if it can be used.
+    pub fn validate(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut at_least = |name: &str, value: u64, least: u64| {
+            if value < least {
+                wrong.push(format!("{name}: {value} is less than {least}"));
+            }
+        };
+        at_least("session_ttl_ms", self.session_ttl_ms, 500);
+        let mib = 1 << 20;
+        for (name, bytes, least) in [
+            ("publish_bytes_max", self.publish_bytes_max, 16 * mib),
+            ("cache_bytes_max", self.cache_bytes_max, mib),
+            ("cache_partition_bytes_max", self.cache_partition_bytes_max, mib),
+            ("read_bytes_max", self.read_bytes_max, 16 * mib),
+            ("delivery_bytes_max", self.delivery_bytes_max, 16 * mib),
+            ("window_bytes", self.window_bytes, mib),
+        ] {
+            at_least(name, bytes as u64, least);
+        }
+        for (name, value) in [
+            ("stall_after_ms", self.stall_after_ms),
+            ("idle_close_ms", self.idle_close_ms),
+            ("release_after_ms", self.release_after_ms),
+            ("retention_interval_ms", self.retention_interval_ms),
+            ("audit_interval_ms", self.audit_interval_ms),
+            ("producer_expiry_s", self.producer_expiry_s),
+            ("rollover_s", self.rollover_s),
+        ] {
+            at_least(name, value, 1);
+        }
+        at_least("checkpoint_bytes", self.checkpoint_bytes, mib);
+        at_least("producers_bytes_max", self.producers_bytes_max as u64, 64 << 10);
+        at_least("rollover_bytes", self.rollover_bytes, mib);
+        if self.dispatch_margin_ms >= self.session_ttl_ms {
+            wrong.push("dispatch_margin_ms: it is not less than session_ttl_ms".to_owned());
+        }
+        if let Err(error) = self.replication() {
+            wrong.push(format!("replication: {error}"));
+        }
+        wrong
+    }
+
+    fn replication(&self) -> Result<Replication, alluvium_types::replication::ReplicationError> {
+        let (ensemble, write, ack) = self.replication;
+        Replication::new(usize::from(ensemble), usize::from(write), usize::from(ack))
+    }
+
+    /// What is in force where nobody says otherwise.
+    ///
+    /// # Panics
+    /// If the configuration is not valid.
+    pub fn default_policies(&self) -> Policies {
+        Policies {
+            retention: Some(Retention {
+                age: (self.retention_s > 0).then(|| Duration::from_secs(self.retention_s)),
+                bytes: (self.retention_bytes > 0).then_some(self.retention_bytes),
+            }),
+            rollover: Some(Rollover { bytes: self.rollover_bytes, age: Duration::from_secs(self.rollover_s) }),
+            replication: Some(self.replication().expect("it was validated")),
+            message_bytes_max: None,
+        }
+    }
+
+    pub(crate) const fn owner(&self) -> OwnerConfig {
+        OwnerConfig {
+            window_bytes: self.window_bytes,
+            stall_after: Duration::from_millis(self.stall_after_ms),
+            retention_interval: Duration::from_millis(self.retention_interval_ms),
+            checkpoint_bytes: self.checkpoint_bytes,
+            release_after: Duration::from_millis(self.release_after_ms),
+        }
+    }
+
+    pub(crate) const fn dedup(&self) -> DedupLimits {
+        DedupLimits { bytes_max: self.producers_bytes_max, expiry: Duration::from_secs(self.producer_expiry_s) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_all_that_is_wrong_is_said_at_once() {
+        assert_eq!(Config::default().validate(), Vec::<String>::new());
+        let config = Config { session_ttl_ms: 1, window_bytes: 5, replication: (1, 2, 3), ..Config::default() };
+        assert_eq!(config.validate().len(), 4, "{:?}", config.validate());
+    }
+}

@@ -1,0 +1,64 @@
+//! A broker's claims on partitions: made by compare-and-set under its session (M1, M2), and what a claim may decide.
+
+use std::sync::Arc;
+
+use alluvium_metadata::brokers::Decider;
+use alluvium_metadata::ownership::{Owner, OwnerHolder, Right};
+use alluvium_metadata::{Authority, Metadata, PartitionId, UpdateError, Versioned};
+use alluvium_types::ids::Epoch;
+
+/// A claim on a partition. Every decision that it makes compares it; a lost compare means that somebody newer owns it.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    partition: PartitionId,
+    owner: Versioned<Owner>,
+    /// Who held it before, if it was not let go.
+    former: Option<OwnerHolder>,
+    decider: Decider,
+}
+
+impl Claim {
+    /// Raises the epoch of the partition: the first step of a takeover (C62). Whoever owned it before is refused from the moment
+    /// its ledgers are fenced. Single-broker for now: a claim is made whoever holds the partition.
+    pub(crate) async fn make(
+        metadata: &Metadata,
+        right: Right<'_>,
+        partition: PartitionId,
+        decider: &Decider,
+        address: &str,
+    ) -> Result<Self, UpdateError> {
+        let ownership = metadata.ownership();
+        let current = ownership.get(partition).await?;
+        let owner = ownership.claim(partition.index, right, current.as_ref(), decider, address).await?;
+        let former = current.and_then(|current| current.value.holder).filter(|holder| holder.session != decider.session);
+        Ok(Self(Arc::new(Parts { partition, owner, former, decider: decider.clone() })))
+    }
+
+    /// Whoever held the partition in another session, and has not let it go.
+    pub(crate) fn former(&self) -> Option<&OwnerHolder> {
+        self.0.former.as_ref()
+    }
+
+    /// Which partition.
+    pub(crate) fn partition(&self) -> PartitionId {
+        self.0.partition
+    }
+
+    /// Its number.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.0.owner.value.epoch
+    }
+
+    /// What its decisions compare.
+    pub(crate) fn authority(&self) -> Authority<'_> {
+        Authority { partition: self.0.partition, owner: &self.0.owner, decider: &self.0.decider }
+    }
+
+    /// Lets the partition go.
+    pub(crate) async fn release(&self, metadata: &Metadata) -> Result<(), UpdateError> {
+        metadata.ownership().release(self.0.partition, &self.0.owner, &self.0.decider).await.map(|_| ())
+    }
+}

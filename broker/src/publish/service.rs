@@ -1,0 +1,92 @@
+//! The calls of the publishing service.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use alluvium_proto::PROTOCOL_VERSION;
+use alluvium_proto::status::to_status;
+use alluvium_proto::v1;
+use alluvium_proto::v1::publish_service_server::PublishService;
+use alluvium_proto::v1::publish_stream_request::Request as Asked;
+use alluvium_proto::v1::publish_stream_response::Response as Said;
+use alluvium_runtime::tasks::OnFailure;
+use alluvium_types::fault::{Fault, FaultKind};
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::session::Session;
+use super::{admission, unary};
+use crate::broker::Broker;
+
+/// How long a new stream may take to say what it wants.
+const OPEN_WITHIN: Duration = Duration::from_secs(30);
+/// Responses that wait for the transport. Receipts that come meanwhile are joined.
+const QUEUED_MAX: usize = 4;
+
+/// Serves producers of one broker.
+#[derive(Clone, Debug)]
+pub struct PublishEdge {
+    broker: Broker,
+    /// Where the next call's keyless messages go.
+    sticky: Arc<AtomicU32>,
+}
+
+impl PublishEdge {
+    /// Over a broker.
+    pub fn new(broker: Broker) -> Self {
+        Self { broker, sticky: Arc::default() }
+    }
+
+    async fn open<S>(&self, mut requests: S) -> Result<Responses, Fault>
+    where
+        S: Stream<Item = Result<v1::PublishStreamRequest, Status>> + Unpin + Send + Sync + 'static,
+    {
+        let first = self.broker.clock().timeout(OPEN_WITHIN, requests.next()).await;
+        let Ok(Some(Ok(v1::PublishStreamRequest { request: Some(Asked::Open(open)) }))) = first else {
+            return Err(Fault::invalid("open", "NOT_OPENED", "the first request of a stream opens it"));
+        };
+        let opening = admission::open(&open)?;
+        let topic = self.broker.topic(&opening.topic).await?;
+        let limits = self.broker.limits();
+        let opened = Said::Opened(v1::PublishOpened {
+            protocol_version: PROTOCOL_VERSION,
+            partitions: topic.partitions,
+            message_bytes_max: limits.message_bytes_max() as u64,
+            batch_bytes_max: limits.batch_bytes_max() as u64,
+        });
+        let (responses, rx) = mpsc::channel(QUEUED_MAX);
+        let first = v1::PublishStreamResponse { response: Some(opened) };
+        responses.try_send(Ok(first)).map_err(|_| Fault::new(FaultKind::Internal, "INTERNAL", "a new queue has no room"))?;
+        let session = Session { broker: self.broker.clone(), topic, opening, requests, responses };
+        self.broker.tasks().spawn("publish", OnFailure::Log, async move {
+            session.run().await;
+            Ok::<(), Fault>(())
+        });
+        Ok(Box::pin(ReceiverStream::new(rx)))
+    }
+}
+
+/// The responses of a stream, as the transport wants them.
+type Responses = Pin<Box<dyn Stream<Item = Result<v1::PublishStreamResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl PublishService for PublishEdge {
+    type PublishStreamStream = Responses;
+
+    async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
+        let sticky = self.sticky.fetch_add(1, Ordering::Relaxed);
+        let published = unary::publish(&self.broker, request.into_inner(), sticky).await;
+        published.map(Response::new).map_err(|fault| to_status(&fault))
+    }
+
+    async fn publish_stream(
+        &self,
+        request: Request<Streaming<v1::PublishStreamRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        self.open(request.into_inner()).await.map(Response::new).map_err(|fault| to_status(&fault))
+    }
+}

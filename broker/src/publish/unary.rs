@@ -1,0 +1,146 @@
+//! The simple way: a few messages in one call, batched by the broker.
+
+use std::collections::BTreeMap;
+
+use alluvium_proto::batch::{self, BatchBuilder};
+use alluvium_proto::v1;
+use alluvium_types::batch::Codec;
+use alluvium_types::fault::{Fault, FaultKind};
+use alluvium_types::ids::PartitionIndex;
+use alluvium_types::key_hash::partition_of;
+use alluvium_types::limits::{BATCH_MESSAGES_MAX, Limits};
+use alluvium_types::names::TopicName;
+use alluvium_types::time::Timestamp;
+
+use super::admission;
+use super::receipt::{Answer, Answers, Receipt, Ticket};
+use crate::broker::Broker;
+use crate::topic::command::PublishCommand;
+
+/// The most messages of a call.
+const MESSAGES_MAX: usize = 10_000;
+
+/// A batch of a call, and which of the call's messages it holds.
+struct Parcel {
+    partition: PartitionIndex,
+    batch: v1::Batch,
+    members: Vec<usize>,
+}
+
+/// Publishes the messages of a call. `sticky` is where keyless ones go this time.
+pub(super) async fn publish(broker: &Broker, request: v1::PublishRequest, sticky: u32) -> Result<v1::PublishResponse, Fault> {
+    let name = TopicName::parse(&request.topic)?;
+    let guarantee = admission::guarantee(request.guarantee)?;
+    let limits = broker.limits();
+    if request.messages.is_empty() || request.messages.len() > MESSAGES_MAX {
+        let text = format!("a call carries 1 to {MESSAGES_MAX} messages, this one {}", request.messages.len());
+        return Err(Fault::invalid("messages", "MESSAGE_COUNT", text));
+    }
+    for message in &request.messages {
+        batch::check_message(message, limits).map_err(admission::refused)?;
+    }
+    let topic = broker.topic(&name).await?;
+    if let Some(partition) = request.partition.filter(|p| *p >= topic.partitions) {
+        return Err(admission::no_partition(partition, &name, topic.partitions));
+    }
+    let chosen = |message: &v1::Message| match (request.partition, &message.key) {
+        (Some(partition), _) => PartitionIndex::new(partition),
+        (None, Some(key)) => partition_of(key, topic.partitions),
+        (None, None) => PartitionIndex::new(sticky % topic.partitions),
+    };
+    let parcels = parcels(&request.messages, chosen, limits, broker.clock().wall());
+
+    let (answers, mut heard) = Answers::channel(parcels.len());
+    for (id, parcel) in parcels.iter().enumerate() {
+        let held = broker.publish_budget().take(parcel.batch.blob.len()).await;
+        let admitted = admission::batch(parcel.batch.clone(), None, limits, held);
+        let ticket = Ticket { answers: answers.clone(), id: id as u64, partition: parcel.partition, guarantee };
+        let handle = broker.partition(&topic, parcel.partition).await?;
+        let sent = handle.publishes().send(PublishCommand::Batch(ticket, admitted)).await;
+        sent.map_err(|_| crate::topic::handle::moved(handle.name()))?;
+    }
+    drop(answers);
+    let mut ids = vec![v1::MessageId::default(); request.messages.len()];
+    let mut outstanding = parcels.len();
+    while outstanding > 0 {
+        let answer = heard.recv().await.ok_or_else(lost)?;
+        let Answer::Receipts(receipts) = answer else { continue };
+        outstanding -= receipts.len();
+        for receipt in receipts {
+            place(&receipt, &parcels, &mut ids)?;
+        }
+    }
+    Ok(v1::PublishResponse { ids })
+}
+
+/// The partition's task ended with the batches in its hands.
+fn lost() -> Fault {
+    let text = "the partition changed its owner before the messages were confirmed; they may be stored";
+    Fault::new(FaultKind::OutcomeUnknown, "OUTCOME_UNKNOWN", text)
+}
+
+fn place(receipt: &Receipt, parcels: &[Parcel], ids: &mut [v1::MessageId]) -> Result<(), Fault> {
+    let stored = receipt.result.clone()?;
+    let number = usize::try_from(receipt.id).unwrap_or(usize::MAX);
+    let parcel = parcels.get(number).ok_or_else(lost)?;
+    for (step, member) in (0_u64..).zip(&parcel.members) {
+        ids[*member] = v1::MessageId { partition: receipt.partition.get(), offset: stored.first_offset.get() + step };
+    }
+    Ok(())
+}
+
+/// Batches of the messages, in their order within each partition, each within the limits.
+fn parcels(
+    messages: &[v1::Message],
+    chosen: impl Fn(&v1::Message) -> PartitionIndex,
+    limits: Limits,
+    now: Timestamp,
+) -> Vec<Parcel> {
+    let mut by_partition: BTreeMap<PartitionIndex, Vec<usize>> = BTreeMap::new();
+    for (number, message) in messages.iter().enumerate() {
+        by_partition.entry(chosen(message)).or_default().push(number);
+    }
+    let mut parcels = Vec::new();
+    for (partition, numbers) in by_partition {
+        let mut filling: Option<(BatchBuilder, Vec<usize>)> = None;
+        for number in numbers {
+            let message = &messages[number];
+            let fits = filling.as_ref().is_none_or(|(builder, _)| {
+                builder.count() < BATCH_MESSAGES_MAX && builder.bytes() + BatchBuilder::cost(message) <= limits.batch_bytes_max()
+            });
+            if !fits && let Some((builder, members)) = filling.take() {
+                parcels.push(Parcel { partition, batch: builder.finish(Codec::None, 0, now), members });
+            }
+            let (builder, members) =
+                filling.get_or_insert_with(|| (BatchBuilder::with_capacity(BatchBuilder::cost(message)), Vec::new()));
+            builder.push(message);
+            members.push(number);
+        }
+        if let Some((builder, members)) = filling {
+            parcels.push(Parcel { partition, batch: builder.finish(Codec::None, 0, now), members });
+        }
+    }
+    parcels
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn messages_of_a_partition_keep_their_order_within_the_limits() {
+        let limits = Limits::default();
+        let big = v1::Message { payload: Bytes::from(vec![0; limits.message_bytes_max() / 2]), ..Default::default() };
+        let small = v1::Message { payload: Bytes::from_static(b"x"), ..Default::default() };
+        let messages = vec![big.clone(), small.clone(), big.clone(), big, small];
+        let chosen = |m: &v1::Message| PartitionIndex::new(u32::from(m.payload.len() == 1));
+        let parcels = parcels(&messages, chosen, limits, Timestamp::default());
+        let found: Vec<(u32, Vec<usize>)> = parcels.iter().map(|p| (p.partition.get(), p.members.clone())).collect();
+        assert_eq!(found, [(0, vec![0]), (0, vec![2]), (0, vec![3]), (1, vec![1, 4])]);
+        for parcel in &parcels {
+            batch::check(&parcel.batch, limits).expect("within the limits");
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! What the state ledger wants, done: ledgers are created and named, written, read back, pointed to and swept, under the owner's
+//! claim (C42, C64).
+
+use std::sync::Arc;
+
+use alluvium_ledger::client::{End, LedgerWriter, NewLedger, Predecessor, Prepared};
+use alluvium_ledger::reader::ReadRange;
+use alluvium_metadata::state_pointer::StatePointer;
+use alluvium_metadata::{UpdateError, Versioned};
+use alluvium_types::checksum::Crc32c;
+use alluvium_types::ids::EntryId;
+use alluvium_types::ledger::{LedgerClass, LedgerMetadata, LedgerState};
+use alluvium_types::replication::Replication;
+use alluvium_types::time::Mono;
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{FuturesUnordered, StreamExt};
+
+use super::data_ledgers::drop_ledger;
+use super::slot::{Slot, SlotEvent};
+use super::state_ledger::{StateAction, StateLedger, Which};
+use crate::broker::Context;
+use crate::error::{chain, may_create_again, still_owner};
+use crate::ownership::Claim;
+
+/// How much of a snapshot is read back at a time.
+const READ_BYTES: usize = 4 << 20;
+
+/// What happened, for the machine.
+#[derive(Debug)]
+pub(super) enum StateEvent {
+    Created(bool),
+    Confirmed(Which, u64),
+    ReadBack(bool),
+    Pointed(bool),
+    GivenUp,
+    Ended(Which),
+    OldEnded,
+    Swept,
+    Lost,
+}
+
+type Pointer = Option<Versioned<StatePointer>>;
+
+enum Done {
+    Created(Pointer, Result<(Prepared, Versioned<LedgerMetadata>), bool>),
+    ReadBack(bool),
+    Pointed(Pointer, Result<(), bool>),
+    GivenUp(Pointer, Result<(), bool>),
+    OldEnded,
+    Swept(Pointer, Result<(), bool>),
+}
+
+/// The state ledgers of a partition. See the module.
+pub(super) struct StateLedgers {
+    context: Arc<Context>,
+    claim: Claim,
+    replication: Replication,
+    /// Lent to the job that changes it; there is only one at a time.
+    pointer: Pointer,
+    current: Option<Slot>,
+    next: Option<Slot>,
+    /// Current before the pointer moved.
+    old: Option<LedgerWriter>,
+    jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+}
+
+impl StateLedgers {
+    pub(super) fn new(context: Arc<Context>, claim: Claim, replication: Replication, pointer: Pointer) -> Self {
+        Self { context, claim, replication, pointer, current: None, next: None, old: None, jobs: FuturesUnordered::new() }
+    }
+
+    /// Ledgers are created with this from now on.
+    pub(super) const fn set_replication(&mut self, replication: Replication) {
+        self.replication = replication;
+    }
+
+    pub(super) fn act(&mut self, action: StateAction) {
+        let (context, claim) = (Arc::clone(&self.context), self.claim.clone());
+        match action {
+            StateAction::Append { to, body } => {
+                let slot = match to {
+                    Which::Current => &mut self.current,
+                    Which::Next => &mut self.next,
+                };
+                if let Some(slot) = slot {
+                    let body_crc = Crc32c::of(&body);
+                    slot.append(body, body_crc, false);
+                }
+            }
+            StateAction::Create => {
+                let new = NewLedger { epoch: claim.epoch(), class: LedgerClass::Essential, wanted: self.replication };
+                let pointer = self.pointer.take();
+                self.jobs.push(create(context, claim, new, pointer).boxed());
+            }
+            StateAction::ReadBack(bodies) => {
+                let Some(writer) = self.next.as_ref().map(|slot| slot.writer().clone()) else { return };
+                self.jobs.push(async move { Done::ReadBack(reads_back(&context, &writer, &bodies).await) }.boxed());
+            }
+            StateAction::Point => {
+                let pointer = self.pointer.take();
+                self.jobs.push(point(context, claim, pointer).boxed());
+            }
+            StateAction::GiveUpNext => {
+                let pointer = self.pointer.take();
+                let next = self.next.take().map(|slot| slot.writer().clone());
+                self.jobs.push(give_up(context, claim, pointer, next).boxed());
+            }
+            StateAction::CloseOld => {
+                let old = self.old.take();
+                let close = async move {
+                    if let Some(old) = old {
+                        old.close().await;
+                    }
+                    Done::OldEnded
+                };
+                self.jobs.push(close.boxed());
+            }
+            StateAction::Sweep => {
+                let pointer = self.pointer.take();
+                self.jobs.push(sweep(context, claim, pointer).boxed());
+            }
+        }
+    }
+
+    /// Closes the ledger that takes appends, so that the next owner need not recover it.
+    pub(super) async fn close(&mut self) {
+        if let Some(slot) = self.current.take() {
+            slot.writer().close().await;
+        }
+    }
+
+    /// The next thing that happens. Cancel safe.
+    pub(super) async fn next(&mut self) -> StateEvent {
+        loop {
+            let event = {
+                let current = slot_next(&mut self.current);
+                let next = slot_next(&mut self.next);
+                tokio::select! {
+                    event = current => Ok((Which::Current, event)),
+                    event = next => Ok((Which::Next, event)),
+                    Some(done) = self.jobs.next(), if !self.jobs.is_empty() => Err(done),
+                }
+            };
+            let event = match event {
+                Ok((which, event)) => self.slot_event(which, event),
+                Err(done) => Some(self.done(done)),
+            };
+            if let Some(event) = event {
+                return event;
+            }
+        }
+    }
+
+    fn slot_event(&mut self, which: Which, event: SlotEvent) -> Option<StateEvent> {
+        match event {
+            SlotEvent::Led(_) => None,
+            SlotEvent::Confirmed(entry) => Some(StateEvent::Confirmed(which, entry.next().get())),
+            // Its records are bounded far below an entry's limit.
+            SlotEvent::TooLarge(_) => Some(StateEvent::Lost),
+            SlotEvent::Ended(end) => match &*end {
+                End::Lost(_) => Some(StateEvent::Lost),
+                End::Closed(_) | End::HandedBack { .. } => {
+                    match which {
+                        Which::Current => self.current = None,
+                        Which::Next => self.next = None,
+                    }
+                    Some(StateEvent::Ended(which))
+                }
+            },
+        }
+    }
+
+    fn done(&mut self, done: Done) -> StateEvent {
+        match done {
+            Done::Created(pointer, Ok((prepared, record))) => {
+                self.pointer = pointer;
+                self.next = Some(Slot::new(prepared.start(record, Predecessor::NONE)));
+                StateEvent::Created(true)
+            }
+            Done::Created(_, Err(false))
+            | Done::Pointed(_, Err(false))
+            | Done::GivenUp(_, Err(false))
+            | Done::Swept(_, Err(false)) => StateEvent::Lost,
+            Done::Created(pointer, Err(true)) => {
+                self.pointer = pointer;
+                StateEvent::Created(false)
+            }
+            Done::ReadBack(same) => StateEvent::ReadBack(same),
+            Done::Pointed(pointer, Ok(())) => {
+                self.pointer = pointer;
+                self.old = self.current.take().map(|slot| slot.writer().clone());
+                self.current = self.next.take();
+                StateEvent::Pointed(true)
+            }
+            Done::Pointed(pointer, Err(true)) => {
+                self.pointer = pointer;
+                StateEvent::Pointed(false)
+            }
+            Done::GivenUp(pointer, _) => {
+                self.pointer = pointer;
+                StateEvent::GivenUp
+            }
+            Done::OldEnded => StateEvent::OldEnded,
+            Done::Swept(pointer, _) => {
+                self.pointer = pointer;
+                StateEvent::Swept
+            }
+        }
+    }
+}
+
+impl StateEvent {
+    /// Tells the machine; gives back whether ownership is over.
+    pub(super) fn tell<T>(self, now: Mono, machine: &mut StateLedger<T>) -> bool {
+        match self {
+            Self::Created(created) => machine.created(now, created),
+            Self::Confirmed(which, entries) => machine.confirmed(which, entries),
+            Self::ReadBack(same) => machine.read_back(now, same),
+            Self::Pointed(moved) => machine.pointed(now, moved),
+            Self::GivenUp => machine.given_up(),
+            Self::Ended(which) => machine.ended(now, which),
+            Self::OldEnded => machine.old_ended(),
+            Self::Swept => machine.swept(),
+            Self::Lost => return true,
+        }
+        false
+    }
+}
+
+async fn slot_next(slot: &mut Option<Slot>) -> SlotEvent {
+    match slot {
+        Some(slot) => slot.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn create(context: Arc<Context>, claim: Claim, new: NewLedger, pointer: Pointer) -> Done {
+    let prepared = match context.ledgers.prepare(new).await {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            let again = may_create_again(&error);
+            tracing::warn!(partition = %claim.partition(), error = chain(&error), again, "no state ledger could be created");
+            return Done::Created(pointer, Err(again));
+        }
+    };
+    let record = prepared.metadata().clone();
+    match context.metadata.state_pointers().set_next(claim.authority(), pointer.as_ref(), record).await {
+        Ok((pointer, record)) => Done::Created(Some(pointer), Ok((prepared, record))),
+        Err(error) => {
+            tracing::warn!(partition = %claim.partition(), error = chain(&error), "no state ledger could be named");
+            if !matches!(error, UpdateError::Unresolved) {
+                prepared.abandon().await;
+            }
+            Done::Created(pointer, Err(still_owner(&error)))
+        }
+    }
+}
+
+async fn reads_back(context: &Context, writer: &LedgerWriter, bodies: &[Bytes]) -> bool {
+    let record = writer.record().value;
+    let lac = writer.lac();
+    let Some(last) = EntryId::new(bodies.len() as u64).previous() else { return true };
+    let mut next = EntryId::ZERO;
+    let mut expected = bodies.iter();
+    while next <= last {
+        let range = ReadRange { first: next, last, bytes_max: READ_BYTES, lac };
+        let stored = match context.ledgers.read(&record, range).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                tracing::warn!(ledger = %record.ledger, %error, "a snapshot could not be read back");
+                return false;
+            }
+        };
+        for entry in stored {
+            if expected.next() != Some(&entry.body) {
+                tracing::error!(ledger = %record.ledger, entry = %entry.entry, "a snapshot reads back otherwise than it was written");
+                return false;
+            }
+            next = entry.entry.next();
+        }
+    }
+    true
+}
+
+async fn point(context: Arc<Context>, claim: Claim, pointer: Pointer) -> Done {
+    let Some(read) = &pointer else { return Done::Pointed(pointer, Err(false)) };
+    match context.metadata.state_pointers().swap_next(claim.authority(), read).await {
+        Ok(moved) => Done::Pointed(Some(moved), Ok(())),
+        Err(error) => {
+            tracing::warn!(partition = %claim.partition(), error = chain(&error), "the state pointer was not moved");
+            Done::Pointed(pointer, Err(still_owner(&error)))
+        }
+    }
+}
+
+async fn give_up(context: Arc<Context>, claim: Claim, pointer: Pointer, next: Option<LedgerWriter>) -> Done {
+    if let Some(next) = next {
+        next.close().await;
+    }
+    let Some(read) = &pointer else { return Done::GivenUp(pointer, Err(false)) };
+    let mut backoff = context.backoff();
+    loop {
+        match context.metadata.state_pointers().retire_next(claim.authority(), read).await {
+            Ok(retired) => return Done::GivenUp(Some(retired), Ok(())),
+            Err(error) if still_owner(&error) => context.clock.sleep(backoff.delay()).await,
+            Err(_) => return Done::GivenUp(pointer, Err(false)),
+        }
+    }
+}
+
+/// Drops the retired ledgers that can be dropped now.
+async fn sweep(context: Arc<Context>, claim: Claim, pointer: Pointer) -> Done {
+    let Some(mut read) = pointer else { return Done::Swept(None, Ok(())) };
+    for ledger in read.value.retired.clone() {
+        let record = match context.metadata.ledgers().get(ledger).await {
+            Ok(Some(record)) if matches!(record.value.state, LedgerState::Closed { .. }) => record,
+            Ok(_) => match context.ledgers.recover(ledger).await {
+                Ok(record) => record,
+                Err(error) => {
+                    tracing::debug!(%ledger, error = chain(&error), "a retired state ledger is dropped another time");
+                    continue;
+                }
+            },
+            Err(_) => continue,
+        };
+        match context.metadata.state_pointers().drop_retired(claim.authority(), &read, &record).await {
+            Ok(dropped) => {
+                read = dropped;
+                drop_ledger(&context, ledger).await;
+            }
+            Err(error) if still_owner(&error) => {}
+            Err(_) => return Done::Swept(Some(read), Err(false)),
+        }
+    }
+    Done::Swept(Some(read), Ok(()))
+}

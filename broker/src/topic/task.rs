@@ -1,0 +1,312 @@
+//! The owner task: it waits, the owner decides, it does what the owner asks for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alluvium_types::ids::TopicId;
+use alluvium_types::names::PartitionName;
+use tokio::sync::{mpsc, watch};
+
+use super::bounds::Bounds;
+use super::cache::TailCache;
+use super::command::{Command, PublishCommand};
+use super::data_ledgers::{DataEvent, DataLedgers};
+use super::entry::LoadedEntry;
+use super::handle::{Parts, PartitionHandle};
+use super::hosted::{Hosted, Output, SubscriptionSpec};
+use super::lease::DispatchLease;
+use super::owner::{Lost, Owner, OwnerAction, OwnerStart, PartitionPolicy, Visible};
+use super::reader::{PartitionReader, Readable, ReadableSegment};
+use super::retention::Candidate;
+use super::state_ledgers::{StateEvent, StateLedgers};
+use super::takeover::{Found, take_over};
+use crate::broker::{Context, Session};
+use crate::error::OpenError;
+use crate::ownership::Claim;
+use crate::publish::receipt::tell;
+use crate::subscription::Machine;
+
+/// Batches that wait for the owner, beside the bytes they hold of the budget.
+const PUBLISH_QUEUE: usize = 256;
+/// Other requests that wait for it.
+const COMMAND_QUEUE: usize = 1024;
+/// How long closing the last state ledger and saying goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// How long a creation that failed waits before the next.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What a partition is opened with.
+#[derive(Debug)]
+pub(crate) struct OpenRequest {
+    pub(crate) name: PartitionName,
+    pub(crate) topic_id: TopicId,
+    pub(crate) claim: Claim,
+    pub(crate) session: Session,
+    pub(crate) policy: PartitionPolicy,
+    pub(crate) replication: alluvium_types::replication::Replication,
+    pub(crate) subscriptions: Vec<SubscriptionSpec>,
+    pub(crate) lease: DispatchLease,
+}
+
+/// The task of one partition.
+pub(crate) struct PartitionTask {
+    context: Arc<Context>,
+    name: PartitionName,
+    claim: Claim,
+    session: Session,
+    owner: Owner<Machine>,
+    data: DataLedgers,
+    state: StateLedgers,
+    readable: Arc<Readable>,
+    bounds: watch::Sender<Bounds>,
+    closing: watch::Sender<bool>,
+    commands: mpsc::Receiver<Command>,
+    publishes: mpsc::Receiver<PublishCommand>,
+    over: bool,
+}
+
+enum Wake {
+    Data(DataEvent),
+    State(StateEvent),
+    Command(Command),
+    Publishes,
+    SessionGone,
+    Stopping,
+    Time,
+}
+
+impl PartitionTask {
+    /// Takes the partition over (C62) and makes its task, which the caller runs.
+    pub(crate) async fn open(context: Arc<Context>, request: OpenRequest) -> Result<(PartitionHandle, Self), OpenError> {
+        let OpenRequest { name, topic_id, claim, session, policy, replication, subscriptions, lease } = request;
+        let now = context.clock.mono();
+        let found = take_over(&context.metadata, &context.ledgers, &claim, context.config.dedup(), now).await?;
+        let Found { segments, predecessor, end, server_time, pointer, dedup, covered, subscriptions: records } = found;
+        let machine = Machine::restore(&records).map_err(OpenError::Corrupt)?;
+        let sealed: Vec<Candidate> = segments
+            .iter()
+            .filter_map(|segment| {
+                let sealed = segment.value.sealed?;
+                Some(Candidate { number: segment.value.number, first: segment.value.first?, sealed })
+            })
+            .collect();
+        let readable_segments = segments
+            .iter()
+            .filter_map(|segment| {
+                let (first, sealed) = (segment.value.first?, segment.value.sealed?);
+                let last_time = sealed.times.map(|(_, last)| last);
+                Some(ReadableSegment::sealed(segment.value.number, segment.value.ledger, first, sealed.end, last_time))
+            })
+            .collect();
+        let start = OwnerStart {
+            name: name.clone(),
+            policy,
+            segments: sealed,
+            dedup,
+            covered,
+            end,
+            server_time,
+            subscriptions: machine,
+            retired: pointer.as_ref().is_some_and(|pointer| !pointer.value.retired.is_empty()),
+            idle_close: Duration::from_millis(context.config.idle_close_ms),
+            retry_after: RETRY_AFTER,
+        };
+        let mut owner = Owner::new(now, context.config.owner(), start);
+        owner.configure(now, &subscriptions);
+        let bounds_now = owner.bounds();
+        let (bounds, bounds_rx) = watch::channel(bounds_now);
+        let cache = TailCache::new(context.config.cache_partition_bytes_max, context.cache_budget.clone());
+        let (ledgers, budget) = (context.ledgers.clone(), context.read_budget.clone());
+        let readable = Arc::new(Readable::new(ledgers, budget, cache, readable_segments, bounds_rx.clone()));
+        let data =
+            DataLedgers::new(Arc::clone(&context), claim.clone(), Arc::clone(&readable), replication, segments, predecessor);
+        let state = StateLedgers::new(Arc::clone(&context), claim.clone(), replication, pointer);
+        let (commands_tx, commands) = mpsc::channel(COMMAND_QUEUE);
+        let (publishes_tx, publishes) = mpsc::channel(PUBLISH_QUEUE);
+        let (closing, closing_rx) = watch::channel(false);
+        let parts = Parts {
+            name: name.clone(),
+            topic_id,
+            epoch: claim.epoch(),
+            commands: commands_tx,
+            publishes: publishes_tx,
+            bounds: bounds_rx,
+            closing: closing_rx,
+            reader: PartitionReader::new(Arc::clone(&readable)),
+            lease,
+        };
+        tracing::info!(partition = %name, epoch = %claim.epoch(), first = %bounds_now.first, end = %bounds_now.end, "serving a partition");
+        let task = Self {
+            context,
+            name,
+            claim,
+            session,
+            owner,
+            data,
+            state,
+            readable,
+            bounds,
+            closing,
+            commands,
+            publishes,
+            over: false,
+        };
+        Ok((PartitionHandle::new(parts), task))
+    }
+
+    /// Runs until ownership is over, or let go.
+    pub(crate) async fn run(mut self) {
+        let mut batches = Vec::with_capacity(PUBLISH_QUEUE);
+        while !self.over {
+            self.owner.set_storage_full(self.context.storage_full());
+            self.owner.step(self.context.clock.mono(), self.context.clock.wall());
+            self.act().await;
+            if self.over {
+                break;
+            }
+            let wake = self.wait(&mut batches).await;
+            self.take(wake, &mut batches).await;
+        }
+    }
+
+    async fn wait(&mut self, batches: &mut Vec<PublishCommand>) -> Wake {
+        let wakeup = self.owner.next_wakeup();
+        let takes = self.owner.takes_batches();
+        let (clock, stopping) = (&self.context.clock, &self.context.partition_tasks);
+        let time = async {
+            match wakeup {
+                Some(at) => clock.sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            event = self.data.next() => Wake::Data(event),
+            event = self.state.next() => Wake::State(event),
+            Some(command) = self.commands.recv() => Wake::Command(command),
+            count = self.publishes.recv_many(batches, PUBLISH_QUEUE), if takes && batches.is_empty() => {
+                if count == 0 { Wake::Time } else { Wake::Publishes }
+            }
+            () = self.session.gone() => Wake::SessionGone,
+            () = stopping.stopping() => Wake::Stopping,
+            () = time => Wake::Time,
+        }
+    }
+
+    async fn take(&mut self, wake: Wake, batches: &mut Vec<PublishCommand>) {
+        let now = self.context.clock.mono();
+        match wake {
+            Wake::Data(event) => self.data_event(event).await,
+            Wake::State(event) => {
+                if event.tell(now, self.owner.state()) {
+                    self.lost(Lost::Fenced).await;
+                }
+            }
+            Wake::Command(command) => self.command(command).await,
+            Wake::Publishes => {
+                let wall = self.context.clock.wall();
+                for command in batches.drain(..) {
+                    self.owner.publish(now, wall, command);
+                }
+            }
+            Wake::SessionGone | Wake::Stopping => self.lost(Lost::Fenced).await,
+            Wake::Time => {}
+        }
+    }
+
+    async fn data_event(&mut self, event: DataEvent) {
+        let now = self.context.clock.mono();
+        match event {
+            DataEvent::Created(created) => self.owner.data_created(now, created),
+            DataEvent::Led(entry) => self.owner.led(entry),
+            DataEvent::Confirmed(entry) => self.owner.confirmed(now, entry),
+            DataEvent::Closed => self.owner.data_closed(),
+            DataEvent::Sealed(number) => self.owner.sealed(now, number),
+            DataEvent::Trimmed(numbers) => self.owner.trimmed(now, &numbers),
+            DataEvent::Lost(why) => self.lost(why).await,
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        let now = self.context.clock.mono();
+        match command {
+            Command::Subscriptions(input) => self.owner.apply(now, input),
+            Command::Configure(specs, done) => {
+                self.owner.configure(now, &specs);
+                // Who asked may have gone.
+                let _ = done.send(());
+            }
+            Command::Policy(policy, replication) => {
+                self.owner.set_policy(now, policy);
+                self.data.set_replication(replication);
+                self.state.set_replication(replication);
+            }
+            Command::Drain => {
+                self.closing.send_replace(true);
+                self.owner.drain();
+            }
+            Command::Abandon => self.lost(Lost::Fenced).await,
+        }
+    }
+
+    /// Ownership is over. Who waits is told; a successor finds out what became of what was on its way.
+    async fn lost(&mut self, why: Lost) {
+        if self.over {
+            return;
+        }
+        tracing::warn!(partition = %self.name, epoch = %self.claim.epoch(), ?why, "no longer serving a partition");
+        self.closing.send_replace(true);
+        self.owner.lost(why);
+        self.over = true;
+        self.act().await;
+    }
+
+    async fn act(&mut self) {
+        for action in self.owner.take_actions() {
+            match action {
+                OwnerAction::Data(action) => self.data.act(action),
+                OwnerAction::State(action) => self.state.act(action),
+                OwnerAction::Show(visible, bounds) => self.show(visible, bounds),
+                OwnerAction::Tell(waiting) => tell(waiting),
+                OwnerAction::Perform(outputs) => outputs.into_iter().for_each(Output::perform),
+                OwnerAction::Trim(numbers) => self.data.trim(numbers),
+                OwnerAction::Release => self.release().await,
+            }
+        }
+    }
+
+    fn show(&self, visible: Vec<Visible>, bounds: Bounds) {
+        if let Some(ledger) = self.data.current_ledger() {
+            let mut cache = self.readable.cache.lock();
+            for Visible { entry, header, body } in visible {
+                match cache.make_room(body.len()) {
+                    Some(held) => cache.push(LoadedEntry::of_parts((ledger, entry), header, &body, Some(Arc::new(held)))),
+                    // What can't be kept would leave a gap.
+                    None => cache.clear(),
+                }
+            }
+        }
+        self.bounds.send_if_modified(|known| std::mem::replace(known, bounds) != bounds);
+    }
+
+    async fn release(&mut self) {
+        self.over = true;
+        self.closing.send_replace(true);
+        let context = Arc::clone(&self.context);
+        let goodbye = async {
+            self.state.close().await;
+            self.claim.release(&context.metadata).await
+        };
+        match context.clock.timeout(GOODBYE, goodbye).await {
+            Ok(Ok(())) => tracing::info!(partition = %self.name, "a partition was let go"),
+            Ok(Err(error)) => tracing::debug!(partition = %self.name, %error, "a partition was left as it is"),
+            Err(_) => tracing::debug!(partition = %self.name, "a partition was left as it is, in a hurry"),
+        }
+    }
+}
+
+impl std::fmt::Debug for PartitionTask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PartitionTask({})", self.name)
+    }
+}

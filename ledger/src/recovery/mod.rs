@@ -432,6 +432,8 @@ impl Recovery {
         let Some(change) = forward.change.take_if(|change| change.is_settled()) else { return };
         let replacements = change.replacements();
         if replacements.is_empty() {
+            // Nobody is left who was not found wanting; what was wrong with them may be over by the next look.
+            forward.avoid.clear();
             return;
         }
         let mut ensemble = forward.copying.ensemble();

@@ -115,6 +115,7 @@ impl Bookie {
             lac_waiters: std::collections::BTreeMap::new(),
             lac_waiting: 0,
             gauge: SpaceGauge::new(config.thresholds()),
+            free_bytes: 0,
             releases: std::collections::VecDeque::new(),
             log_sleeps: false,
             files_wanted: true,
@@ -255,7 +256,7 @@ impl Bookie {
         read.bytes_max = read.bytes_max.min(shared.config.read_answer_bytes_max);
         for _ in 0..MOVED_TRIES {
             let plan = self.ask(|store| store.read(&read), || Err(ReadRefusal::Stopping)).await?;
-            let held = shared.read_bytes.take(plan.body_bytes()).await;
+            let held = shared.read_bytes.take(plan.memory_bytes()).await;
             let turn = Arc::clone(&shared.reads).acquire_owned().await.map_err(|_| ReadRefusal::Stopping)?;
             let reader = shared.reader.clone();
             let done = shared

@@ -86,6 +86,8 @@ pub struct SpaceConfig {
     pub writable_above_bytes: u64,
     /// With fewer bytes left than this it takes only fences and deletions. 0 for one log file.
     pub marks_below_bytes: u64,
+    /// Bytes of the disk that are never counted on, so that others on it can go on: a metadata store, logs. 0 for one log file.
+    pub leave_bytes: u64,
 }
 
 /// How dead ledgers are found.
@@ -211,6 +213,7 @@ impl Config {
             read_only_below: or(self.space.read_only_below_bytes, 3),
             writable_above: or(self.space.writable_above_bytes, 5),
             marks_below: or(self.space.marks_below_bytes, 1),
+            leave: or(self.space.leave_bytes, 1),
         }
     }
 

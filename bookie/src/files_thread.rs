@@ -89,14 +89,15 @@ fn offer_file(shared: &Shared) -> Result<(), FilesFailed> {
     Ok(())
 }
 
-/// Adds one file to the pool, if there is room for it within the configured capacity.
+/// Adds one file to the pool, if there is room for it within the configured capacity and what is left to others.
 fn fill_pool(shared: &Shared) -> Result<(), FilesFailed> {
-    let within = shared
-        .config
-        .thresholds()
-        .capacity_max
-        .is_none_or(|capacity| shared.files.disk_bytes() + shared.config.log.file_bytes <= capacity);
-    if !within || shared.state.lock().life != Life::Running {
+    let (thresholds, file_bytes) = (shared.config.thresholds(), shared.config.log.file_bytes);
+    let within = thresholds.capacity_max.is_none_or(|capacity| shared.files.disk_bytes() + file_bytes <= capacity);
+    let (is_left, is_running) = {
+        let state = shared.state.lock();
+        (state.free_bytes >= thresholds.leave.saturating_add(file_bytes), state.life == Life::Running)
+    };
+    if !(within && is_left && is_running) {
         return Ok(());
     }
     match shared.files.fill_pool() {

@@ -99,11 +99,11 @@ impl Metrics {
         }
     }
 
-    /// Figures in `registry`.
+    /// Figures in `registry`, whose prefix says whose they are.
     pub fn new(registry: &mut Registry) -> Self {
         let metrics = Self::unregistered();
         let m = metrics.clone();
-        let r = registry.sub_registry_with_prefix("alluvium_bookie");
+        let r = registry;
         r.register("adds", "Entries taken into the log", m.adds);
         r.register_with_unit("added", "Bodies of entries taken into the log", Unit::Bytes, m.added_bytes);
         r.register("adds_refused", "Adds that were refused, by reason", m.refused);

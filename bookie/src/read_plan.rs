@@ -2,13 +2,16 @@
 
 use alluvium_types::bookie::{EntryAnswer, Missing, ReadAnswer, ReadEntries, StoredEntry};
 use alluvium_types::ids::{EntryId, LedgerId};
+use bytes::Bytes;
 
-use crate::log::{Index, Location, ReadError, Reader};
+use crate::log::{Frame, Index, Location, ReadError, Reader};
 
 /// What an answer costs of a read's budget beside its body, so that a range of nothing is bounded as well.
 const ANSWER_BYTES: usize = 64;
 /// The most answers of one read.
 const ANSWERS_MAX: usize = 4096;
+/// How far apart two entries may lie to be read in one transfer.
+const GAP_BYTES_MAX: u64 = 64 << 10;
 
 /// A read to be done. Any thread may: it holds no lock and no part of the store.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,9 +21,19 @@ pub struct ReadPlan {
     /// How many entries are answered, from `first` on.
     count: usize,
     found: Vec<(EntryId, Location)>,
+    /// How `found` is read: one transfer each.
+    transfers: Vec<Transfer>,
     missing: Missing,
     lac: Option<EntryId>,
+}
+
+/// Entries that lie close to each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Transfer {
+    entries: usize,
     body_bytes: usize,
+    /// The bodies are copied out, so that small ones don't hold the memory of a whole transfer (Q6).
+    copies: bool,
 }
 
 /// A read that was done.
@@ -38,15 +51,16 @@ pub struct ReadDone {
 pub struct Moved;
 
 impl ReadPlan {
-    pub(crate) fn new(read: &ReadEntries, missing: Missing, index: &Index) -> Self {
+    /// Plans a read of what is durable. `transfer_bytes` is the size of a transfer.
+    pub(crate) fn new(read: &ReadEntries, missing: Missing, index: &Index, transfer_bytes: usize) -> Self {
         let mut plan = Self {
             ledger: read.ledger,
             first: read.first,
             count: 0,
             found: Vec::new(),
+            transfers: Vec::new(),
             missing,
             lac: index.stored(read.ledger).lac,
-            body_bytes: 0,
         };
         let mut left = read.bytes_max;
         let mut here = index.range(read.ledger, read.first, read.last).peekable();
@@ -59,7 +73,6 @@ impl ReadPlan {
                 break;
             }
             left = left.saturating_sub(body_bytes + ANSWER_BYTES);
-            plan.body_bytes += body_bytes;
             plan.found.extend(location.map(|location| (entry, location)));
             plan.count += 1;
             if entry >= read.last {
@@ -67,37 +80,102 @@ impl ReadPlan {
             }
             entry = entry.next();
         }
+        plan.transfers = transfers(&plan.found, transfer_bytes);
         plan
     }
 
-    /// Bytes of bodies that the answer will hold.
-    pub const fn body_bytes(&self) -> usize {
-        self.body_bytes
+    /// Bytes that the answer will hold: of its bodies, and of what is read with them.
+    pub fn memory_bytes(&self) -> usize {
+        self.transfers.iter().map(|transfer| if transfer.copies { transfer.body_bytes } else { 2 * transfer.body_bytes }).sum()
     }
 
     /// Reads. Blocks.
     pub fn run(&self, reader: &Reader) -> Result<ReadDone, Moved> {
-        let mut frames = self.found.iter().map(|(entry, _)| *entry).zip(reader.read_many(self.ledger, &self.found)).peekable();
         let mut entries = Vec::with_capacity(self.count);
         let mut unreadable = Vec::new();
+        let mut rest = &self.found[..];
         let mut entry = self.first;
-        for _ in 0..self.count {
-            entries.push(match frames.next_if(|(found, _)| *found == entry) {
-                None => EntryAnswer::Missing(entry, self.missing),
-                Some((_, Ok(frame))) => EntryAnswer::Found(StoredEntry {
-                    entry,
-                    lac: frame.head.lac,
-                    body: frame.body,
-                    checksum: frame.head.checksum,
-                }),
-                Some((_, Err(ReadError::Moved(_)))) => return Err(Moved),
-                Some((_, Err(ReadError::Corrupt(_) | ReadError::Io { .. }))) => {
-                    unreadable.push(entry);
-                    EntryAnswer::Missing(entry, Missing::Unknown)
+        for transfer in &self.transfers {
+            let (wanted, after) = rest.split_at(transfer.entries);
+            rest = after;
+            for ((found, _), frame) in wanted.iter().zip(reader.read_many(self.ledger, wanted)) {
+                while entry < *found {
+                    entries.push(EntryAnswer::Missing(entry, self.missing));
+                    entry = entry.next();
                 }
-            });
+                entries.push(match frame {
+                    Ok(frame) => EntryAnswer::Found(stored(frame, transfer.copies)),
+                    Err(ReadError::Moved(_)) => return Err(Moved),
+                    Err(ReadError::Corrupt(_) | ReadError::Io { .. }) => {
+                        unreadable.push(entry);
+                        EntryAnswer::Missing(entry, Missing::Unknown)
+                    }
+                });
+                entry = entry.checked_add(1).unwrap_or(entry);
+            }
+        }
+        while entries.len() < self.count {
+            entries.push(EntryAnswer::Missing(entry, self.missing));
             entry = entry.checked_add(1).unwrap_or(entry);
         }
         Ok(ReadDone { answer: ReadAnswer { entries, lac: self.lac }, unreadable })
+    }
+}
+
+fn stored(frame: Frame, copies: bool) -> StoredEntry {
+    let body = if copies { Bytes::copy_from_slice(&frame.body) } else { frame.body };
+    StoredEntry { entry: frame.head.entry, lac: frame.head.lac, body, checksum: frame.head.checksum }
+}
+
+/// Splits what is wanted into transfers of about `transfer_bytes`.
+fn transfers(found: &[(EntryId, Location)], transfer_bytes: usize) -> Vec<Transfer> {
+    let mut transfers: Vec<Transfer> = Vec::new();
+    let mut last: Option<(Location, u64)> = None;
+    for (_, location) in found {
+        let body_bytes = location.body_bytes as usize;
+        let end = |location: &Location| location.offset() + u64::from(location.body_bytes);
+        let joins = last.is_some_and(|(before, start)| {
+            before.file == location.file
+                && location.offset() >= end(&before)
+                && location.offset() - end(&before) <= GAP_BYTES_MAX
+                && end(location) - start <= transfer_bytes as u64
+        });
+        match transfers.last_mut().filter(|_| joins) {
+            Some(transfer) => {
+                transfer.entries += 1;
+                transfer.body_bytes += body_bytes;
+            }
+            None => transfers.push(Transfer { entries: 1, body_bytes, copies: false }),
+        }
+        let start = last.filter(|_| joins).map_or(location.offset(), |(_, start)| start);
+        last = Some((*location, start));
+    }
+    for transfer in &mut transfers {
+        transfer.copies = transfer.body_bytes * 2 < transfer_bytes;
+    }
+    transfers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::FileId;
+
+    const fn at(file: u64, unit: u32, body_bytes: u32) -> (EntryId, Location) {
+        (EntryId::ZERO, Location { file: FileId::new(file), unit, body_bytes })
+    }
+
+    #[test]
+    fn neighbours_come_together_and_strangers_apart() {
+        let found = [at(1, 512, 4000), at(1, 1024, 4000), at(1, 100_000, 4000), at(2, 512, 4000)];
+        let entries: Vec<_> = transfers(&found, 1 << 20).iter().map(|transfer| transfer.entries).collect();
+        assert_eq!(entries, [2, 1, 1]);
+    }
+
+    #[test]
+    fn q6_small_bodies_do_not_hold_the_memory_of_large_transfers() {
+        let small = transfers(&[at(1, 512, 1000)], 1 << 20);
+        let large = transfers(&[at(1, 512, 900_000)], 1 << 20);
+        assert!(small[0].copies && !large[0].copies);
     }
 }

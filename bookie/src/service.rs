@@ -82,11 +82,17 @@ impl BookieService for Service {
         let tasks = self.bookie.shared().tasks.clone();
         // The way in ends with the peer's half of the stream; what it brought is answered all the same.
         tasks.spawn("bookie-adds", OnFailure::Log, async move {
+            let mut over = std::pin::pin!(async {
+                tokio::select! {
+                    biased;
+                    () = service.bookie.ended() => {}
+                    () = errors.closed() => {}
+                }
+            });
             loop {
                 let message = tokio::select! {
                     biased;
-                    () = service.bookie.ended() => break,
-                    () = errors.closed() => break,
+                    () = &mut over => break,
                     message = adds.message() => message,
                 };
                 let taken = match message {

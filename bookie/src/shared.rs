@@ -43,6 +43,8 @@ pub(crate) struct State {
     /// How many of them there are.
     pub(crate) lac_waiting: usize,
     pub(crate) gauge: SpaceGauge,
+    /// What the disk had left at the last reading, whoever may have it.
+    pub(crate) free_bytes: u64,
     /// Files to let go, by the thread that has the disk.
     pub(crate) releases: VecDeque<Release>,
     /// The log thread waits for work.
@@ -140,6 +142,7 @@ impl Shared {
         let disk = self.disk.space(&self.log_dir)?;
         let reusable = self.files.pool_len() as u64 * self.config.log.file_bytes;
         let mut state = self.state.lock();
+        state.free_bytes = disk.available;
         let before = state.gauge.admission();
         let admission = state.gauge.observe(disk, self.files.disk_bytes(), reusable);
         let space = state.gauge.space();

@@ -24,6 +24,8 @@ pub struct Thresholds {
     pub writable_above: u64,
     /// Below this, only marks.
     pub marks_below: u64,
+    /// Of the disk, this much is left to others, such as the metadata store of the same machine.
+    pub leave: u64,
     /// The bookie takes no more than this in all, however large the disk is; `None` for all of it.
     pub capacity_max: Option<u64>,
 }
@@ -46,7 +48,7 @@ impl SpaceGauge {
     /// the rest of the active one).
     pub fn observe(&mut self, disk: Space, taken: u64, reusable: u64) -> Admission {
         let limits = self.thresholds;
-        let by_disk = disk.available.saturating_add(reusable);
+        let by_disk = disk.available.saturating_sub(limits.leave).saturating_add(reusable);
         let (total, available) = match limits.capacity_max {
             None => (disk.total, by_disk),
             Some(capacity) => {
@@ -84,7 +86,7 @@ mod tests {
     use super::*;
 
     const GAUGE: SpaceGauge =
-        SpaceGauge::new(Thresholds { read_only_below: 100, writable_above: 150, marks_below: 20, capacity_max: None });
+        SpaceGauge::new(Thresholds { read_only_below: 100, writable_above: 150, marks_below: 20, leave: 0, capacity_max: None });
 
     const fn disk(available: u64) -> Space {
         Space { total: 1000, available }
@@ -104,6 +106,13 @@ mod tests {
         let mut gauge = GAUGE;
         assert_eq!(gauge.observe(disk(10), 500, 300), Admission::All);
         assert_eq!(gauge.space().available, 310);
+    }
+
+    #[test]
+    fn c61_what_is_left_to_others_is_no_room() {
+        let mut gauge = SpaceGauge::new(Thresholds { leave: 60, ..GAUGE.thresholds });
+        assert_eq!(gauge.observe(disk(150), 0, 0), Admission::Essential);
+        assert_eq!(gauge.space().available, 90);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use alluvium_types::time::Mono;
 
 use crate::call::{Action, Answer, CallId, Calls, Event, Machine, Request};
 use crate::ensemble_change::{EnsembleChange, Rejected};
-use crate::placement::{self, Candidate, TooFewBookies};
+use crate::placement::{self, Candidate, Need, TooFewBookies};
 
 /// What ledger is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -146,8 +146,16 @@ impl Creation {
             ensemble[place] = candidate.clone();
         }
         let place = rejected.place;
-        let spare =
-            placement::replace(&self.candidates, self.spec.class, self.replication, &ensemble, place, &avoid, &self.entropy);
+        let spare = placement::replace(
+            &self.candidates,
+            self.spec.class,
+            self.replication,
+            &ensemble,
+            place,
+            &avoid,
+            Need::Wish,
+            &self.entropy,
+        );
         if let Some(spare) = spare {
             self.ask(now, place, spare);
         }

@@ -90,8 +90,17 @@ fn zone_of<'a>(candidates: &'a [Candidate], bookie: &BookieId) -> Option<&'a str
     candidates.iter().find(|c| c.bookie == *bookie).map(|c| &*c.zone)
 }
 
-/// Chooses a bookie to stand at `index` of `ensemble`: no other member, none of `avoid`, no suspect; `None` if there is no spare.
-/// The one that stands there now may be chosen: it begins anew in the next fragment.
+/// Whom to take where there is a choice to make.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    /// Better nobody than a suspect.
+    Wish,
+    /// Better a suspect than nobody.
+    Must,
+}
+
+/// Chooses a bookie to stand at `index` of `ensemble`: no other member, nor another life of one (B11), and none of `avoid`; `None`
+/// if there is no spare. The one that stands there now may be chosen: it begins anew in the next fragment.
 pub fn replace(
     candidates: &[Candidate],
     class: LedgerClass,
@@ -99,15 +108,19 @@ pub fn replace(
     ensemble: &[BookieId],
     index: usize,
     avoid: &[BookieId],
+    need: Need,
     entropy: &Entropy,
 ) -> Option<BookieId> {
     let near = neighbours(index, replication).filter_map(|near| ensemble.get(near));
     let zones: Vec<&str> = near.filter_map(|bookie| zone_of(candidates, bookie)).collect();
     let others = || ensemble.iter().enumerate().filter(|(at, _)| *at != index).map(|(_, member)| member);
-    let spare = candidates
-        .iter()
-        .filter(|c| c.takes(class) && !c.suspect && !avoid.contains(&c.bookie) && others().all(|m| *m != c.bookie));
-    best(spare, &zones, entropy).map(|c| c.bookie.clone())
+    // Two lives of one directory share all that can fail.
+    let spares =
+        candidates.iter().filter(|c| c.takes(class) && !avoid.contains(&c.bookie) && others().all(|m| m.name != c.bookie.name));
+    let (suspects, sound): (Vec<&Candidate>, Vec<&Candidate>) = spares.partition(|c| c.suspect);
+    let last_resort = if need == Need::Must { suspects } else { Vec::new() };
+    let chosen = best(sound.into_iter(), &zones, entropy).or_else(|| best(last_resort.into_iter(), &zones, entropy));
+    chosen.map(|c| c.bookie.clone())
 }
 
 /// The largest replication with `members` bookies that keeps the ack quorum (C63); `None` if they are fewer than it.
@@ -205,12 +218,29 @@ mod tests {
         let mut pool = zoned(&[(0, "a"), (1, "b"), (2, "c"), (3, "a"), (4, "c"), (5, "c")]);
         pool[5].suspect = true;
         let ensemble = [bookie(0), bookie(1), bookie(2)];
-        let at_2 = |avoid: &[BookieId]| {
-            replace(&pool, LedgerClass::Bulk, Replication::DEFAULT, &ensemble, 2, avoid, &Entropy::seeded(3))
+        let at_2 = |avoid: &[BookieId], need| {
+            replace(&pool, LedgerClass::Bulk, Replication::DEFAULT, &ensemble, 2, avoid, need, &Entropy::seeded(3))
         };
-        assert_eq!(at_2(&[bookie(2)]), Some(bookie(4)));
-        assert_eq!(at_2(&[bookie(2), bookie(4)]), Some(bookie(3)));
-        assert_eq!(at_2(&[bookie(2), bookie(3), bookie(4)]), None);
+        assert_eq!(at_2(&[bookie(2)], Need::Wish), Some(bookie(4)));
+        assert_eq!(at_2(&[bookie(2), bookie(4)], Need::Must), Some(bookie(3)));
+        let all_sound = [bookie(2), bookie(3), bookie(4)];
+        assert_eq!(at_2(&all_sound, Need::Wish), None);
+        assert_eq!(at_2(&all_sound, Need::Must), Some(bookie(5)), "better a suspect than nobody");
+    }
+
+    #[test]
+    fn b11_another_life_of_a_member_is_no_spare_for_another_place() {
+        // The directory of bookie 0 was wiped; its next life has registered.
+        let mut pool = candidates(3);
+        pool[0].bookie.incarnation = bookie(9).incarnation;
+        let reborn = pool[0].bookie.clone();
+        let ensemble = [bookie(0), bookie(1), bookie(2)];
+        let at = |place, avoid: &[BookieId]| {
+            let r = Replication::DEFAULT;
+            replace(&pool, LedgerClass::Bulk, r, &ensemble, place, avoid, Need::Must, &Entropy::seeded(3))
+        };
+        assert_eq!(at(1, &[bookie(1)]), None);
+        assert_eq!(at(0, &[bookie(0)]), Some(reborn), "but it may take its own former place");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::ensemble_change::EnsembleChange;
 use crate::fence::FenceVerdict;
 use crate::fragments;
 use crate::mutation::Mutation;
-use crate::placement::{self, Candidate};
+use crate::placement::{self, Candidate, Need};
 
 /// The way forward from the LAC.
 #[derive(Debug)]
@@ -113,7 +113,9 @@ impl Forward {
         for (other, candidate) in change.candidates() {
             ensemble[other] = candidate.clone();
         }
-        let spare = placement::replace(candidates, class, replication, &ensemble, place, &self.avoid, entropy);
+        // Without a replacement the ledger has no end.
+        let need = Need::Must;
+        let spare = placement::replace(candidates, class, replication, &ensemble, place, &self.avoid, need, entropy);
         let Some(candidate) = spare else { return };
         let call = calls.next();
         let request = Request::Fence(FenceLedger { ledger, number: recovery });

@@ -12,13 +12,19 @@ use crate::ensemble_change::EnsembleChange;
 use crate::fragments;
 use crate::member::{Health, Member};
 use crate::mutation::Mutation;
-use crate::placement;
+use crate::placement::{self, Need};
 
 impl Writer {
     fn health(&self, now: Mono, place: usize) -> Health {
         let peers = self.members.iter().enumerate().filter(|(other, _)| *other != place);
         let best = peers.filter_map(|(_, member)| member.progress()).max();
         self.members[place].health(now, self.config.slow_after, self.config.bad_after, best)
+    }
+
+    /// Whether some write set is left with fewer than an ack quorum to count on.
+    fn is_starved(&self, now: Mono) -> bool {
+        let replication = self.record.metadata.replication;
+        !replication.every_write_set_has(replication.ack(), |place| self.health(now, place) != Health::Bad)
     }
 
     /// Decides what to do about members that don't do well, and about the end.
@@ -78,6 +84,7 @@ impl Writer {
 
     /// Chooses a replacement for `place` and asks it to open the ledger.
     fn seat(&mut self, now: Mono, place: usize) {
+        let starved = self.is_starved(now);
         let Some(change) = &mut self.change else { return };
         let mut ensemble: Vec<BookieId> = self.members.iter().map(|member| member.bookie.clone()).collect();
         let mut avoid: Vec<BookieId> = self.avoid.iter().map(|(bookie, _)| bookie.clone()).collect();
@@ -87,7 +94,8 @@ impl Writer {
             ensemble[other] = candidate.clone();
         }
         let (class, replication) = (self.record.metadata.class, self.record.metadata.replication);
-        let spare = placement::replace(&self.candidates, class, replication, &ensemble, place, &avoid, &self.entropy);
+        let need = if starved { Need::Must } else { Need::Wish };
+        let spare = placement::replace(&self.candidates, class, replication, &ensemble, place, &avoid, need, &self.entropy);
         let Some(candidate) = spare else { return };
         let call = self.calls.next();
         let open = OpenLedger { ledger: self.record.metadata.ledger, epoch: self.record.metadata.epoch, class };
@@ -203,9 +211,7 @@ impl Writer {
     /// No spare (C63): the fragment stays, marked, while an ack quorum of every write set answers; else the ledger ends here, if
     /// its entries would have somewhere else to go.
     fn do_without_spare(&mut self, now: Mono, ailing: &[usize]) {
-        let replication = self.record.metadata.replication;
-        let sound: Vec<bool> = (0..self.members.len()).map(|place| self.health(now, place) != Health::Bad).collect();
-        if !self.tracker.is_empty() && !replication.every_write_set_has(replication.ack(), |place| sound[place]) {
+        if !self.tracker.is_empty() && self.is_starved(now) {
             let (class, wanted) = (self.record.metadata.class, self.record.metadata.wanted);
             if placement::place(&self.candidates, class, wanted, &self.avoided(), &self.entropy).is_ok() {
                 self.hand_back(now, HandBack::NoSpare);

@@ -326,3 +326,49 @@ async fn b5_a_conflict_raises_an_alarm() {
     assert_eq!(life.metrics.conflicts.get(), 1);
     life.stop().await;
 }
+
+#[tokio::test]
+async fn b1_whatever_was_acknowledged_to_whomever_is_there_after_every_kill() {
+    let house = House::new();
+    let mut acknowledged: Vec<(u64, u64)> = Vec::new();
+    for round in 0..5 {
+        let life = house.start().await;
+        let bookie = life.running.bookie.clone();
+        open_in(&bookie, [1, 2, 3]).await;
+        let writers: Vec<_> = [1, 2, 3]
+            .map(|ledger| {
+                let bookie = bookie.clone();
+                beside(async move {
+                    let adds = (0..200).map(|n| (round * 200 + n, 500 + n * 13 % 4000));
+                    let adds: Vec<_> = adds
+                        .map(|(entry, bytes)| {
+                            (entry, add(l(ledger), entry, body(l(ledger), entry, usize::try_from(bytes).expect("small"))))
+                        })
+                        .map(|(entry, add)| (entry, bookie.add(add)))
+                        .collect();
+                    let mut done = Vec::new();
+                    for (entry, answer) in adds {
+                        match answer.await {
+                            Ok(()) => done.push((ledger, entry)),
+                            Err(refusal) => assert_eq!(refusal, Refusal::Stopping),
+                        }
+                    }
+                    done
+                })
+            })
+            .into();
+        let enough = round * 60;
+        until("some are acknowledged", &house.clock, async || life.metrics.adds.get() > enough).await;
+        life.kill().await;
+        for writer in writers {
+            acknowledged.extend(writer.await.expect("it ends"));
+        }
+        let life = house.start().await;
+        for (ledger, entry) in &acknowledged {
+            let answer = life.running.bookie.read(read(l(*ledger), *entry, *entry)).await.expect("known");
+            assert!(matches!(answer.entries[0], EntryAnswer::Found(_)), "round {round}: {ledger}/{entry} is lost");
+        }
+        life.kill().await;
+    }
+    assert!(!acknowledged.is_empty());
+}

@@ -7,6 +7,7 @@ mod completion;
 mod consume;
 mod context;
 mod exit;
+mod interrupt;
 mod ledger;
 mod namespace;
 mod output;
@@ -35,7 +36,12 @@ fn main() -> ExitCode {
     let output = cli.common.output;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match runtime {
-        Ok(runtime) => runtime.block_on(Box::pin(cli.run())),
+        Ok(runtime) => {
+            let done = runtime.block_on(Box::pin(cli.run()));
+            // A thread may sit in a read of standard input for ever.
+            runtime.shutdown_background();
+            done
+        }
         Err(error) => Err(Failure::io("cannot start", &error)),
     };
     match done {

@@ -19,6 +19,7 @@ use self::print::Printer;
 pub(crate) use self::start::StartAt;
 use crate::command::Common;
 use crate::exit::{Code, Failure};
+use crate::interrupt;
 use crate::subscription::Kind;
 
 /// Lines handed over at a time.
@@ -89,7 +90,9 @@ impl Consume {
         // Whatever happened, what was handed over is acknowledged.
         let closed = match source {
             Source::Reader(_) => Ok(()),
-            Source::Subscription { consumer, .. } => consumer.close().await,
+            Source::Subscription { consumer, .. } => {
+                interrupt::finish("all acknowledgements were durable", consumer.close()).await?
+            }
         };
         consumed?;
         closed.map_err(Failure::from)
@@ -134,12 +137,12 @@ impl Consume {
         let clock = Clock::system();
         let mut left = self.count.unwrap_or(u64::MAX);
         let mut undeliverable = 0_u64;
-        let interrupt = tokio::signal::ctrl_c();
+        let interrupt = interrupt::told_to_stop();
         tokio::pin!(interrupt);
         while left > 0 {
             let first = tokio::select! {
                 biased;
-                _ = &mut interrupt => break,
+                () = &mut interrupt => break,
                 first = self.wait(source, &clock) => first?,
             };
             let Some(first) = first else { break };

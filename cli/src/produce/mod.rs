@@ -20,6 +20,7 @@ use self::input::Lines;
 use self::receipts::Receipts;
 use crate::command::Common;
 use crate::exit::{Code, Failure};
+use crate::interrupt;
 use crate::units::{duration, show_size, size};
 
 #[derive(Debug, Args)]
@@ -119,13 +120,13 @@ impl Produce {
         let began = clock.mono();
         let ended = self.publish(&producer, &mut lines, &mut receipts, &clock).await;
         // What was queued is promised, however reading ended.
-        let stored = receipts.finish().await;
-        let closed = producer.close().await;
+        let finished = interrupt::finish("all was acknowledged", async { (receipts.finish().await, producer.close().await) });
+        let finished = finished.await;
         let seconds = clock.mono().since(began).as_secs_f64();
         self.summary(common, &receipts, seconds)?;
         let interrupted = ended? == End::Interrupted;
-        stored.map_err(|error| self.resumable(Failure::from(error)))?;
-        closed?;
+        let (stored, closed) = finished.map_err(|failure| self.resumable(failure))?;
+        stored.and(closed).map_err(|error| self.resumable(Failure::from(error)))?;
         if interrupted { Err(self.resumable(Failure::new(Code::Interrupted, "interrupted"))) } else { Ok(()) }
     }
 
@@ -170,12 +171,12 @@ impl Produce {
         let mut stored = vec![None; producer.partitions() as usize];
         let began = clock.mono();
         let mut paced = 0_u64;
-        let interrupt = tokio::signal::ctrl_c();
+        let interrupt = interrupt::told_to_stop();
         tokio::pin!(interrupt);
         loop {
             let line = tokio::select! {
                 biased;
-                _ = &mut interrupt => return Ok(End::Interrupted),
+                () = &mut interrupt => return Ok(End::Interrupted),
                 line = lines.next() => line?,
             };
             let Some(line) = line else { return Ok(End::Complete) };

@@ -16,7 +16,7 @@ use alluvium_runtime::entropy::Entropy;
 use alluvium_runtime::tasks::Tasks;
 use alluvium_types::bookie::StoredEntry;
 use alluvium_types::ids::{Epoch, LedgerId};
-use alluvium_types::ledger::{LedgerClass, LedgerMetadata};
+use alluvium_types::ledger::{LedgerClass, LedgerMetadata, LedgerState};
 use alluvium_types::limits::Limits;
 use alluvium_types::replication::Replication;
 
@@ -237,9 +237,24 @@ impl Prepared {
         writer::spawn(Drive::new(machine, world.clone(), Some(record)), tasks, config.writer_bytes_max)
     }
 
-    /// Gives the ledger up. Only when its record was certainly not committed; bookies are told to let it go, as far as they are
-    /// reached now.
+    /// Gives the ledger up: a tombstone is put where its record would be, so that bookies have proof that its open marks may go
+    /// (B9), and they are asked to let it go. If its record was committed after all, or a step fails, it is left as it is: an empty
+    /// ledger whose id nobody uses again.
     pub async fn abandon(self) {
-        self.client.delete(&self.metadata).await;
+        let ledger = self.metadata.ledger;
+        match self.bury().await {
+            Ok(()) => self.client.delete(&self.metadata).await,
+            Err(error) => tracing::warn!(%ledger, %error, "an abandoned ledger keeps its open marks on its bookies"),
+        }
+    }
+
+    async fn bury(&self) -> Result<(), UpdateError> {
+        let ledgers = self.client.ledgers();
+        // Creation compares: a record that exists is somebody's.
+        let record = ledgers.create(self.metadata.clone()).await?;
+        let closed = LedgerMetadata { state: LedgerState::Closed { last: None }, ..self.metadata.clone() };
+        let record = ledgers.update(&record, closed).await?;
+        ledgers.tombstone(&record).await?;
+        Ok(())
     }
 }

@@ -200,6 +200,16 @@ async fn an_abandoned_ledger_leaves_the_bookies() {
     assert!(cluster.bookie(0).with(ledger, |table| table.known));
     soon(prepared.abandon()).await;
     assert!(!cluster.bookie(0).with(ledger, |table| table.known));
+    let tombstone = cluster.ledgers.ledgers().get(ledger).await.unwrap().unwrap();
+    assert_eq!(tombstone.value.state, LedgerState::Deleting, "the bookies' proof");
+
+    // One whose record was committed after all is left alone.
+    let prepared = soon(cluster.ledgers.prepare(new)).await.unwrap();
+    let record = cluster.ledgers.ledgers().create(prepared.metadata().clone()).await.unwrap();
+    let ledger = record.value.ledger;
+    soon(prepared.abandon()).await;
+    assert_eq!(cluster.ledgers.ledgers().get(ledger).await.unwrap(), Some(record));
+    assert!((0..3).any(|number| cluster.bookie(number).with(ledger, |table| table.known)));
 }
 
 #[tokio::test]

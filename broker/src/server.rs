@@ -8,6 +8,7 @@ use alluvium_proto::v1::publish_service_server::PublishServiceServer;
 use alluvium_proto::v1::subscription_service_server::SubscriptionServiceServer;
 use alluvium_proto::v1::tenant_service_server::TenantServiceServer;
 use alluvium_proto::v1::topic_service_server::TopicServiceServer;
+use prometheus_client::registry::Registry;
 use tonic::service::Routes;
 
 use crate::admin::AdminEdge;
@@ -15,10 +16,12 @@ use crate::broker::Broker;
 use crate::deliver::ConsumeEdge;
 use crate::publish::PublishEdge;
 
-/// The routes of the public services. Health and reflection are added by whoever listens.
-pub fn routes(broker: &Broker) -> Routes {
+/// The routes of the public services; what they count goes to `registry`. Health and reflection are added by whoever listens.
+pub fn routes(broker: &Broker, registry: &mut Registry) -> Routes {
     let rpc_bytes_max = broker.limits().rpc_bytes_max();
-    let consume = ConsumeServiceServer::new(ConsumeEdge::new(broker.clone()))
+    let consume = ConsumeEdge::new(broker.clone());
+    consume.metrics().register(registry);
+    let consume = ConsumeServiceServer::new(consume)
         .max_decoding_message_size(rpc_bytes_max)
         .max_encoding_message_size(rpc_bytes_max);
     let publish = PublishServiceServer::new(PublishEdge::new(broker.clone()))

@@ -6,6 +6,7 @@
 mod bookies;
 mod config;
 mod http;
+mod public;
 mod server;
 mod welcome;
 

@@ -8,8 +8,14 @@ use std::time::Duration;
 use alluvium_bookie::metrics::Metrics as BookieMetrics;
 use alluvium_bookie::service::Service;
 use alluvium_bookie::start::{Running, Surroundings};
-use alluvium_metadata::Metadata;
+use alluvium_broker::broker::{Broker, Surroundings as BrokerSurroundings};
+use alluvium_broker::metrics::Metrics as BrokerMetrics;
+use alluvium_ledger::grpc::GrpcConnector;
+use alluvium_ledger::{Connector, LedgerClient};
+use alluvium_metadata::brokers::IfRegistered;
+use alluvium_metadata::policies::Policies;
 use alluvium_metadata::raft::{NoPeers, RaftConfig, RaftStore};
+use alluvium_metadata::{Metadata, UpdateError};
 use alluvium_runtime::clock::Clock;
 use alluvium_runtime::disk::Disk;
 use alluvium_runtime::disk::real::{self, DirLock, RealDisk};
@@ -17,15 +23,20 @@ use alluvium_runtime::entropy::Entropy;
 use alluvium_runtime::tasks::{Fatal, Tasks};
 use alluvium_runtime::{net, telemetry};
 use alluvium_types::limits::Limits;
+use alluvium_types::names::{BrokerName, NamespaceName};
 use anyhow::Context;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::service::Routes;
 
-use crate::config::Config;
+use crate::bookies::InProcess;
+use crate::config::{Config, Transport};
 use crate::http::Operators;
+use crate::public;
 
+/// The namespace that is there from the start, so that the first topic needs no administration.
+const FIRST_NAMESPACE: &str = "public/default";
 /// How long what lies below the broker may take to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -65,9 +76,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut registry = Registry::with_prefix("alluvium");
 
     // Each part stops after those that need it: the broker, the bookies, then metadata, through which goodbyes are said.
+    let (client_tasks, broker_tasks) = (tasks.part(), tasks.part());
     let (bookie_tasks, metadata_tasks) = (tasks.part(), tasks.part());
     let metadata = open_metadata(&config, &process, &metadata_tasks, &bookie_tasks).await?;
     let bookies = start_bookies(&config, &process, &metadata, &bookie_tasks, listeners.internal, &mut registry).await?;
+    let broker = start_broker(&config, &process, &metadata, &bookies, &broker_tasks, addresses, &mut registry).await?;
+    let (routes, health) = public::routes(&broker, &mut registry).await?;
+    net::serve("clients", &client_tasks, listeners.client, routes, process.threads);
     let operators = Operators::new(registry);
     operators.clone().serve(&tasks, listeners.http);
     operators.set_ready(true);
@@ -75,7 +90,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let failed = stopped(&mut fatal).await?;
     operators.set_ready(false);
-    for (part, limit) in [(&bookie_tasks, STOP_LIMIT), (&metadata_tasks, STOP_LIMIT), (&tasks, STOP_LIMIT)] {
+    public::stop_serving(&health).await;
+    if !broker.drain(Duration::from_secs(config.drain_seconds)).await {
+        tracing::warn!(seconds = config.drain_seconds, "not everything was finished in time");
+    }
+    for (part, limit) in [
+        (&client_tasks, STOP_LIMIT),
+        (&broker_tasks, STOP_LIMIT),
+        (&bookie_tasks, STOP_LIMIT),
+        (&metadata_tasks, STOP_LIMIT),
+        (&tasks, STOP_LIMIT),
+    ] {
         part.stop();
         if !part.join(limit).await {
             tracing::warn!(?limit, "a part of the server did not stop in time");
@@ -154,6 +179,59 @@ async fn start_bookies(
         running.push(bookie);
     }
     Ok(running)
+}
+
+/// Starts the broker over the bookies, by a call or by gRPC: the ledger machines are the same.
+async fn start_broker(
+    config: &Config,
+    process: &Process,
+    metadata: &Metadata,
+    bookies: &[Running],
+    tasks: &Tasks,
+    addresses: Addresses,
+    registry: &mut Registry,
+) -> anyhow::Result<Broker> {
+    create_first_namespace(metadata).await?;
+    let connector: Arc<dyn Connector> = match config.transport {
+        Transport::InProcess => Arc::new(InProcess::new(bookies)),
+        Transport::Grpc => Arc::new(GrpcConnector::new(process.clock.clone(), tasks.clone(), process.limits)),
+    };
+    let ledger_config = alluvium_ledger::Config::default();
+    let (entropy, limits) = (process.entropy.clone(), process.limits);
+    let ledgers = LedgerClient::start(metadata, connector, entropy.clone(), tasks.clone(), limits, ledger_config).await?;
+    let metrics = BrokerMetrics::default();
+    metrics.register(registry.sub_registry_with_prefix("broker"));
+    let around = BrokerSurroundings {
+        config: config.broker(),
+        name: BrokerName::parse("broker-0")?,
+        address: addresses.client.to_string(),
+        internal_address: addresses.internal.to_string(),
+        // The lock of the data folder proves that a broker of this name is our own past.
+        if_registered: IfRegistered::EndIt,
+        metadata: metadata.clone(),
+        ledgers,
+        clock: process.clock.clone(),
+        entropy,
+        limits,
+        metrics,
+        tasks: tasks.clone(),
+    };
+    Ok(Broker::start(around).await?)
+}
+
+async fn create_first_namespace(metadata: &Metadata) -> anyhow::Result<()> {
+    let name = NamespaceName::parse(FIRST_NAMESPACE)?;
+    let created = [
+        metadata.tenants().create(name.tenant(), Policies::default()).await.map(drop),
+        metadata.namespaces().create(&name, Policies::default()).await.map(drop),
+    ];
+    for outcome in created {
+        match outcome {
+            Ok(()) | Err(UpdateError::Exists { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Resolves when the process is told to stop, or with the failure for which it must.

@@ -32,10 +32,9 @@ fn crates_import_only_what_the_architecture_draws() {
         let edges = allowed.get(name.as_str()).unwrap_or_else(|| panic!("crate {name} has no line in EDGES"));
         for dependency in &package.dependencies {
             let Some(to) = dependency.name.strip_prefix("alluvium-") else { continue };
-            assert!(
-                edges.contains(to) || (dependency.kind == DependencyKind::Development && to == "runtime"),
-                "{name} imports {to}, which ARCHITECTURE.md does not draw"
-            );
+            // A crate's own tests may turn on its planted bugs.
+            let own = dependency.kind == DependencyKind::Development && to == name;
+            assert!(own || edges.contains(to), "{name} imports {to}, which ARCHITECTURE.md does not draw");
         }
         seen.insert(name);
     }

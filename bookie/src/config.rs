@@ -80,9 +80,9 @@ pub struct SpaceConfig {
     /// The most bytes that the bookie takes of its disk; 0 for all of it.
     pub capacity_bytes_max: u64,
     /// With fewer bytes left than this it takes only what is essential: state ledgers, recoveries, fences, deletions. 0 for
-    /// three log files.
+    /// four log files.
     pub read_only_below_bytes: u64,
-    /// With this many bytes left it takes everything again. 0 for five log files.
+    /// With this many bytes left it takes everything again. 0 for six log files.
     pub writable_above_bytes: u64,
     /// With fewer bytes left than this it takes only fences and deletions. 0 for one log file.
     pub marks_below_bytes: u64,
@@ -210,8 +210,8 @@ impl Config {
         let or = |set: u64, files: u64| if set == 0 { self.log.file_bytes.saturating_mul(files) } else { set };
         Thresholds {
             capacity_max: (self.space.capacity_bytes_max > 0).then_some(self.space.capacity_bytes_max),
-            read_only_below: or(self.space.read_only_below_bytes, 3),
-            writable_above: or(self.space.writable_above_bytes, 5),
+            read_only_below: or(self.space.read_only_below_bytes, 4),
+            writable_above: or(self.space.writable_above_bytes, 6),
             marks_below: or(self.space.marks_below_bytes, 1),
             leave: or(self.space.leave_bytes, 1),
         }

@@ -17,6 +17,10 @@ use parking_lot::Mutex;
 
 use crate::bookie::Bookie;
 use crate::log::Marks;
+use crate::space::Admission;
+
+/// How many times as often it looks while the bookie is read-only.
+const SHORT_OF_SPACE: u32 = 10;
 
 /// What the record of a ledger means to one bookie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -144,10 +148,13 @@ impl Reaper {
         let shared = Arc::clone(self.bookie.shared());
         let interval = Duration::from_millis(shared.config.gc.interval_ms);
         loop {
+            // Space is found sooner where it is missed.
+            let is_short = shared.state.lock().store.admission() != Admission::All;
+            let pause = if is_short { interval / SHORT_OF_SPACE } else { interval };
             tokio::select! {
                 biased;
                 () = self.bookie.ended() => return,
-                () = shared.clock.sleep(interval) => {}
+                () = shared.clock.sleep(pause) => {}
             }
             match self.round().await {
                 Ok(round) if round.dropped + round.files > 0 => tracing::info!(?round, "space freed"),
@@ -224,7 +231,15 @@ impl Reaper {
     async fn compact(&self) {
         let shared = self.bookie.shared();
         let (file_bytes, share) = (shared.config.log.file_bytes, shared.config.gc.compact_below_percent);
-        let Some(file) = shared.state.lock().store.begin_compaction(file_bytes, share) else { return };
+        let begun = {
+            let mut state = shared.state.lock();
+            // What is left then is for marks; files that are wholly dead go without moving anything.
+            if state.store.admission() == Admission::Marks {
+                return;
+            }
+            state.store.begin_compaction(file_bytes, share)
+        };
+        let Some(file) = begun else { return };
         let mut moved = 0_u64;
         loop {
             let next = shared.state.lock().store.next_copy();

@@ -5,27 +5,19 @@
 //!
 //! Read in this order: [`log`], `rules`, [`store`], [`read_plan`], then [`bookie`] and its threads, [`start`], [`service`], [`gc`].
 
-mod add_stream;
 pub mod bookie;
 pub mod config;
-mod files_thread;
-mod find;
 pub mod gc;
 pub mod identity;
 pub mod log;
-mod log_thread;
 pub mod metrics;
 pub mod mutation;
 pub mod read_plan;
 mod rules;
 pub mod service;
-mod shared;
 pub mod space;
 pub mod start;
 pub mod store;
-mod waiters;
 
-pub use add_stream::{AddAnswers, AddStream};
 pub use bookie::Bookie;
 pub use config::Config;
-pub use waiters::Added;

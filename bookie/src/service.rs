@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::bookie::Bookie;
+use crate::bookie::{AddStream, Bookie};
 use crate::gc::Reaper;
 
 /// The most ledgers of one page.
@@ -171,7 +171,7 @@ impl BookieService for Service {
 
 impl Service {
     /// Takes one item of an add stream.
-    async fn take(&self, stream: &mut crate::AddStream, request: wire::AddRequest) -> Result<(), Status> {
+    async fn take(&self, stream: &mut AddStream, request: wire::AddRequest) -> Result<(), Status> {
         self.meant_for_us(&request.incarnation)?;
         match convert::add_from_wire(request).map_err(malformed)? {
             AddItem::Entry(add) => stream.push(add).await,

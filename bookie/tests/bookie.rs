@@ -143,13 +143,13 @@ async fn c35_c61_a_full_disk_stops_bulk_writes_alone_and_the_bookie_recovers_by_
     let mut house = House::new();
     let file = house.config.log.file_bytes;
     house.config.space = SpaceConfig {
-        read_only_below_bytes: 3 * file,
-        writable_above_bytes: 4 * file,
+        read_only_below_bytes: 4 * file,
+        writable_above_bytes: 5 * file,
         marks_below_bytes: file / 2,
         ..SpaceConfig::default()
     };
     let (tasks, _fatal) = Tasks::new();
-    let disk = FaultyDisk::new(8 * file);
+    let disk = FaultyDisk::new(10 * file);
     let bookie = on_faulty_disk(&house, &disk, &tasks).await;
     let essential = OpenLedger { ledger: l(8), epoch: EPOCH, class: LedgerClass::Essential };
     open_in(&bookie, [7]).await;

@@ -30,7 +30,9 @@ use alluvium_types::ids::{EntryId, LedgerId};
 
 pub use answer::{AddOutcome, Compared, Comparison, Outcome, VerifiedAdd};
 
-use crate::log::{self, AppendError, Compaction, FileId, Files, GroupNumber, GroupWrite, Index, Location, Marks, Prepared, Writer};
+use crate::log::{
+    self, AppendError, Compaction, FileId, Files, GroupNumber, GroupWrite, Index, Location, Marks, Prepared, Writer,
+};
 #[cfg(feature = "mutations")]
 use crate::mutation::Mutation;
 use crate::mutation::Mutations;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use alluvium_types::bookie::{AddEntry, AdvanceLac, Refusal};
 use alluvium_types::ids::{EntryId, LedgerId};
 
-use crate::bookie::Bookie;
+use super::Bookie;
+use super::waiters::{Added, Answers, Waiter};
 use crate::store::VerifiedAdd;
-use crate::waiters::{Added, Answers, Waiter};
 
 /// Adds that may be unanswered, or answered and not taken, before the stream takes no more.
 const OUTSTANDING_MAX: usize = 4096;

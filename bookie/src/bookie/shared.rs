@@ -13,13 +13,13 @@ use alluvium_types::ids::LedgerId;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
+use super::waiters::{Waiter, Waiters};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::log::{Files, GroupNumber, Reader, Release};
 use crate::metrics::Metrics;
 use crate::space::{Admission, SpaceGauge};
 use crate::store::Store;
-use crate::waiters::{Waiter, Waiters};
 
 /// How a bookie ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

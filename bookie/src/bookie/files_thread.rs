@@ -5,8 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::shared::{Life, Shared};
 use crate::log::PrepareError;
-use crate::shared::{Life, Shared};
 
 /// How often it looks without being asked.
 const TICK: Duration = Duration::from_millis(500);

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use alluvium_types::bookie::Refusal;
 
+use super::shared::{Life, Shared};
+use super::waiters;
 use crate::log::{GroupWrite, Mark};
-use crate::shared::{Life, Shared};
-use crate::waiters;
 
 /// A group was not made durable. Nothing more is acknowledged; the process ends (B8).
 #[derive(Debug, thiserror::Error)]

@@ -231,6 +231,7 @@ impl World {
 }
 
 /// A run; the events are printed when it breaks something.
+#[expect(clippy::print_stdout, reason = "a failing run tells its story")]
 fn run(seed: u64, steps: usize, mutations: Mutations) {
     struct Story<'a>(&'a mut World, u64);
     impl Drop for Story<'_> {

@@ -94,7 +94,8 @@ pub(crate) fn judge(links: &[Link]) -> Verdict {
 impl Judge {
     fn see(&mut self, file: FileId, has_snapshot: bool, previous: Option<FileId>, seen: &Sighting, place: Option<Place>) {
         // Between two files there may have been others, which went.
-        let is_adjacent = self.last.as_ref().is_none_or(|last| previous.is_none_or(|previous| previous == last.file || last.file == file));
+        let is_adjacent =
+            self.last.as_ref().is_none_or(|last| previous.is_none_or(|previous| previous == last.file || last.file == file));
         if let Some(open) = &self.open {
             if seen.sealed >= open.number || !is_adjacent {
                 let directory = if seen.sealed == open.number { seen.directory.clone() } else { None };

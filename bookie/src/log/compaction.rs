@@ -8,7 +8,7 @@ use super::index::Index;
 use super::place::{FileId, GroupNumber, Location, Placed};
 
 /// The compaction of one file: entries come out sorted by ledger, are appended like any other, and the index moves once they
-/// are durable. Then, and only then, [`Writer::release`](super::Writer::release) lets the file go.
+/// are durable and sealed. Then, and only then, [`Writer::release`](super::Writer::release) lets the file go.
 ///
 /// ```text
 /// while let Some(next) = compaction.next(&index) { read it; writer.append_entry(&frame.head, &frame.body)?; compaction.copied(placed) }
@@ -19,7 +19,7 @@ use super::place::{FileId, GroupNumber, Location, Placed};
 pub struct Compaction {
     file: FileId,
     left: VecDeque<Copy>,
-    /// Copied, and not durable yet, in the order of their groups.
+    /// Copied, and not sealed yet, in the order of their groups.
     copied: VecDeque<(Copy, Placed)>,
     unreadable: usize,
 }
@@ -75,17 +75,20 @@ impl Compaction {
         }
     }
 
-    /// The log is durable up to here: the index takes the new places of what was copied until then, unless the entry moved or
-    /// died meanwhile.
+    /// The log is durable up to here: the index takes the new places of what was copied into *earlier* groups, unless the entry
+    /// moved or died meanwhile. Earlier, because the last group could still pass for a torn one, and its entries for such that
+    /// never were (C59); a copy replaces an old entry only once a later group, or a mark, seals it.
     pub fn durable(&mut self, up_to: GroupNumber, index: &mut Index) {
-        while let Some((copy, placed)) = self.copied.pop_front_if(|(_, placed)| placed.group <= up_to) {
+        while let Some((copy, placed)) = self.copied.pop_front_if(|(_, placed)| placed.group < up_to) {
             if index.get(copy.ledger, copy.entry) == Some(copy.from) {
                 index.insert(copy.ledger, copy.entry, placed.location);
+            } else {
+                index.note_dead(copy.ledger, placed.location.file);
             }
         }
     }
 
-    /// Whether all is copied and durable.
+    /// Whether all is copied, durable, and sealed.
     pub fn is_done(&self) -> bool {
         self.left.is_empty() && self.copied.is_empty()
     }

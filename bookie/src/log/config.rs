@@ -4,7 +4,6 @@ use alluvium_runtime::disk::BLOCK_BYTES;
 use alluvium_types::limits::Limits;
 use serde::{Deserialize, Serialize};
 
-
 /// The log of one data directory.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

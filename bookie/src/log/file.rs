@@ -134,10 +134,7 @@ mod tests {
 
     fn sample() -> Header {
         Header {
-            identity: Identity {
-                cluster: ClusterId::new(Uuid::from_u128(1)),
-                incarnation: Incarnation::new(Uuid::from_u128(2)),
-            },
+            identity: Identity { cluster: ClusterId::new(Uuid::from_u128(1)), incarnation: Incarnation::new(Uuid::from_u128(2)) },
             file: FileId::new(77),
             bytes: 1 << 20,
             key: 5,

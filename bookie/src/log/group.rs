@@ -106,6 +106,8 @@ pub(crate) struct Filling {
     directory_bytes: Vec<u8>,
     used: usize,
     frames: u64,
+    /// Frames that it began with: none, unless a planted bug rewrites the last group.
+    inherited: u64,
     held: Directory,
     /// Whether somebody waits for a frame of it.
     pub(crate) is_urgent: bool,
@@ -121,6 +123,7 @@ impl Filling {
             used: frame_bytes(directory_bytes.len()),
             directory_bytes,
             frames: 0,
+            inherited: 0,
             held: Directory::default(),
             is_urgent: false,
         };
@@ -144,6 +147,7 @@ impl Filling {
             directory_bytes: written[HEAD_BYTES..HEAD_BYTES + directory_bytes].to_vec(),
             used: group.frames_end as usize,
             frames: group.frames,
+            inherited: group.frames,
             held: Directory::default(),
             is_urgent: false,
         }
@@ -157,8 +161,8 @@ impl Filling {
         self.used
     }
 
-    pub(crate) const fn frames(&self) -> u64 {
-        self.frames
+    pub(crate) const fn has_frames(&self) -> bool {
+        self.frames > self.inherited
     }
 
     /// Whole blocks that the group takes with one more frame of this many bytes.

@@ -203,6 +203,12 @@ impl Index {
         file.ledgers.insert(ledger);
     }
 
+    /// Notes that a file holds a frame that nobody will read: its ledger was deleted, or another copy counts. Whoever appends
+    /// says this or [`insert`](Self::insert) of each frame, so that a ledger is not forgotten while a file holds one.
+    pub fn note_dead(&mut self, ledger: LedgerId, file: FileId) {
+        self.files.entry(file).or_default().ledgers.insert(ledger);
+    }
+
     /// Notes a LAC, if it is higher than the one known.
     pub fn note_lac(&mut self, ledger: LedgerId, lac: EntryId) {
         let known = &mut self.ledgers.entry(ledger).or_default().lac;
@@ -283,8 +289,13 @@ impl Index {
         }
     }
 
-    /// Notes a file of which nothing may be alive.
-    pub(crate) fn note_file(&mut self, file: FileId) {
+    /// Whether a file is one of those that hold frames, or may.
+    pub(crate) fn knows(&self, file: FileId) -> bool {
+        self.files.contains_key(&file)
+    }
+
+    /// Notes a file in which perhaps nothing is alive, so that it is found dead some time.
+    pub fn note_file(&mut self, file: FileId) {
         self.files.entry(file).or_default();
     }
 

@@ -26,7 +26,8 @@ pub struct Marks {
     pub torn: Option<Above>,
     /// A durable group that may have held entries of it rotted (C31): what is not here is `Unknown`, and it takes no new adds.
     pub in_doubt: bool,
-    /// It is known to be Closed, with this last entry. Whoever sets this clears `torn`.
+    /// It is known to be Closed, with this last entry. Whoever sets this clears `torn`, and takes no writer's add from then on:
+    /// a tear does not mark closed ledgers, though it may take a later fence.
     pub closed: Option<LastEntry>,
     /// A tombstone was seen in metadata (B9). Its entries are dead; no add or open brings it back (C27).
     pub deleted: bool,
@@ -191,13 +192,10 @@ impl Marks {
         let marks = Self {
             opened: has(OPENED).then(|| Opened { epoch: Epoch::new(u64_at(16)), class }),
             fenced: has(FENCED).then(|| RecoveryNumber::new(u64_at(24))),
-            torn: has(TORN).then(|| {
-                if has(TORN_ABOVE_ENTRY) { Above::Entry(EntryId::new(u64_at(32))) } else { Above::Nothing }
-            }),
+            torn: has(TORN).then(|| if has(TORN_ABOVE_ENTRY) { Above::Entry(EntryId::new(u64_at(32))) } else { Above::Nothing }),
             in_doubt: has(IN_DOUBT),
-            closed: has(CLOSED).then(|| {
-                if has(CLOSED_AT_ENTRY) { LastEntry::At(EntryId::new(u64_at(40))) } else { LastEntry::None }
-            }),
+            closed: has(CLOSED)
+                .then(|| if has(CLOSED_AT_ENTRY) { LastEntry::At(EntryId::new(u64_at(40))) } else { LastEntry::None }),
             deleted: has(DELETED),
         };
         (LedgerId::new(u64_at(0)), marks)

@@ -124,8 +124,6 @@ fn decode(file: &LogFile, bytes: &Bytes, start: u64, ledger: LedgerId, entry: En
     }
     let head = head.entry();
     let body = bytes.slice(body_from..body_to);
-    let is_it = head.ledger == ledger
-        && head.entry == entry
-        && entry_checksum_over(ledger, entry, &body) == head.checksum;
+    let is_it = head.ledger == ledger && head.entry == entry && entry_checksum_over(ledger, entry, &body) == head.checksum;
     is_it.then_some(Frame { head, body })
 }

@@ -107,12 +107,12 @@ pub fn open(
     let (files, found) = Files::open(disk, dir, mode, config.clone(), identity, entropy.clone())?;
     let read_ahead = config.read_bytes;
 
-    let mut survey = Survey::of(&files.used(), read_ahead);
+    let mut survey = Survey::of(files.used(), read_ahead);
     let verdict = survey.verdict();
+    #[cfg(feature = "planted")]
+    let verdict = super::planted::overlook(&config, verdict);
     let mut marks = survey.marks(read_ahead, !found.unreadable.is_empty());
     let (index, losses) = survey.index(&verdict, &mut marks);
-    #[cfg(feature = "planted")]
-    let losses = if config.plants(super::planted::Planted::SkipBadGroup) { Vec::new() } else { losses };
     let report = Report {
         files: survey.files.len() + found.unreadable.len(),
         scanned: survey.scanned(),
@@ -123,6 +123,9 @@ pub fn open(
     };
 
     files.remove_useless().map_err(failed(dir.to_owned()))?;
+    for file in survey.unused.drain(..) {
+        let _ = files.release(Release { file }).map_err(failed(dir.to_owned()))?;
+    }
     #[cfg(feature = "planted")]
     if config.plants(super::planted::Planted::AppendBehindCut)
         && let Some(writer) = survey.append_behind_cut(&config, &verdict, &marks)
@@ -181,7 +184,9 @@ impl From<OpenFilesError> for RecoverError {
 
 /// All files, each by its footer or by a scan.
 struct Survey {
+    /// In log order, without those that were prepared and never used.
     files: Vec<Arc<LogFile>>,
+    unused: Vec<FileId>,
     links: Vec<Link>,
     /// What the footers say, by the place of the file.
     footers: Vec<Option<FileIndex>>,
@@ -190,22 +195,29 @@ struct Survey {
 }
 
 impl Survey {
-    fn of(files: &[Arc<LogFile>], read_ahead: usize) -> Self {
-        let mut links: Vec<Link> = Vec::with_capacity(files.len());
-        let mut footers = Vec::with_capacity(files.len());
+    fn of(files: Vec<Arc<LogFile>>, read_ahead: usize) -> Self {
+        let mut survey = Self { files: Vec::new(), unused: Vec::new(), links: Vec::new(), footers: Vec::new(), snapshot: None };
         for file in files {
-            let (link, footer) = match read_footer(file) {
+            let (link, footer) = match read_footer(&file) {
                 Some(footer) => {
-                    let is_behind_scanned = matches!(links.last(), Some(Link::Scanned(_)));
-                    let first = if is_behind_scanned { first_group(file, read_ahead) } else { None };
+                    let is_behind_scanned = matches!(survey.links.last(), Some(Link::Scanned(_)));
+                    let first = if is_behind_scanned { first_group(&file, read_ahead) } else { None };
                     (Link::Sealed { file: file.header.file, first, last: footer.last }, Some(footer.index))
                 }
-                None => (Link::Scanned(scan(file, read_ahead)), None),
+                None => {
+                    let scan = scan(&file, read_ahead);
+                    if scan.sightings.is_empty() {
+                        survey.unused.push(file.header.file);
+                        continue;
+                    }
+                    (Link::Scanned(scan), None)
+                }
             };
-            links.push(link);
-            footers.push(footer);
+            survey.files.push(file);
+            survey.links.push(link);
+            survey.footers.push(footer);
         }
-        Self { files: files.to_vec(), links, footers, snapshot: None }
+        survey
     }
 
     fn scanned(&self) -> usize {
@@ -241,8 +253,8 @@ impl Survey {
             snapshots_lost += usize::from(found.has_more_than_a_snapshot());
         }
         let mut table = MarkTable::default();
-        for place in self.snapshot.unwrap_or(0)..self.files.len() {
-            let found = match (&self.links[place], &extra[place]) {
+        for found in self.links.iter().zip(&extra).skip(self.snapshot.unwrap_or(0)) {
+            let found = match found {
                 (Link::Scanned(scan), _) | (_, Some(scan)) => scan,
                 _ => continue,
             };
@@ -297,8 +309,7 @@ impl Survey {
         if let Some(place) = torn_at {
             self.tear(place, &mut index, marks);
         }
-        let without_marks: Vec<LedgerId> = index.ledgers().filter(|ledger| marks.get(*ledger).is_none()).collect();
-        for ledger in without_marks {
+        for ledger in strangers(&mut index, marks) {
             // Its open was lost with something; what else was, nobody knows.
             doubt(marks, ledger);
         }
@@ -319,8 +330,7 @@ impl Survey {
         }
         marks.set_doubts(Doubts { torn_below: Some(ALL), ..marks.doubts() });
         self.note_good(index, place);
-        let strangers: Vec<LedgerId> = index.ledgers().filter(|ledger| marks.get(*ledger).is_none()).collect();
-        for ledger in strangers {
+        for ledger in strangers(index, marks) {
             marks.set(ledger, Some(Marks { torn: Some(Above::Nothing), ..Marks::default() }));
         }
     }
@@ -370,11 +380,20 @@ impl Survey {
     #[cfg(feature = "planted")]
     fn append_behind_cut(&self, config: &Config, verdict: &Verdict, marks: &MarkTable) -> Option<Writer> {
         let Link::Scanned(scan) = self.links.last()? else { return None };
-        let cut = scan.sightings.iter().filter(|sighting| sighting.is_whole).next_back()?;
+        let cut = scan.sightings.iter().rfind(|sighting| sighting.is_whole)?;
         let seal = self.seals(verdict).pop()?;
         let previous = self.files.len().checked_sub(2).map(|place| self.files[place].header.file);
         Some(Writer::behind_cut(config.clone(), seal, previous, marks.clone(), cut.number, cut.end))
     }
+}
+
+/// Ledgers that have entries and no marks. LACs without either are what a forgotten ledger leaves: they go.
+fn strangers(index: &mut Index, marks: &MarkTable) -> Vec<LedgerId> {
+    let unmarked: Vec<LedgerId> = index.ledgers().filter(|ledger| marks.get(*ledger).is_none()).collect();
+    let (strangers, forgotten) = unmarked.into_iter().partition(|ledger| index.stored(*ledger).entries > 0);
+    let forgotten: Vec<LedgerId> = forgotten;
+    forgotten.into_iter().for_each(|ledger| index.remove_ledger(ledger));
+    strangers
 }
 
 /// More than any ledger.

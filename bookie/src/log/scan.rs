@@ -81,8 +81,9 @@ pub(crate) fn scan(file: &LogFile, read_ahead: usize) -> Scan {
     let mut is_in_snapshot = true;
     while at + BLOCK_BYTES as u64 <= file.header.bytes {
         let last = scan.sightings.last().map(|sighting| sighting.number);
+        let last_whole = scan.sightings.last().filter(|sighting| sighting.is_whole).map(|sighting| sighting.number);
         let (sighting, next) = match scanner.group_at(at) {
-            Some(head) => scanner.group(at, &head, last),
+            Some(head) => scanner.group(at, &head, last_whole),
             None => match scanner.hunt(at, last) {
                 (Some(trace), next) => (trace, next),
                 (None, Some(next)) => {
@@ -146,7 +147,7 @@ impl Scanner<'_> {
     }
 
     /// Reads a group whose head is good.
-    fn group(&mut self, offset: u64, head: &Head, last: Option<GroupNumber>) -> (Sighting, Option<u64>) {
+    fn group(&mut self, offset: u64, head: &Head, last_whole: Option<GroupNumber>) -> (Sighting, Option<u64>) {
         let group = GroupHead::of(head);
         let directory_bytes = head.body_bytes as usize;
         let frames_at = offset + frame_bytes(directory_bytes) as u64;
@@ -156,23 +157,14 @@ impl Scanner<'_> {
         let frames = hunt.frames;
         let is_whole = is_unbroken && frames.bad_rows.is_empty();
         // The usual case: the group before is there, so nobody will ask what it held.
-        let is_chained = last == Some(group.sealed);
-        let directory = if is_chained && is_whole {
+        let directory = if last_whole == Some(group.sealed) {
             None
         } else {
             let body = self.window.at(offset + HEAD_BYTES as u64, directory_bytes);
             (Crc32c::of(body) == head.body_sum).then(|| Directory::decode(head.flags, body)).flatten()
         };
-        let sighting = Sighting {
-            number: group.number,
-            sealed: group.sealed,
-            flags: head.flags,
-            offset,
-            end,
-            is_whole,
-            directory,
-            frames,
-        };
+        let sighting =
+            Sighting { number: group.number, sealed: group.sealed, flags: head.flags, offset, end, is_whole, directory, frames };
         (sighting, Some(end))
     }
 
@@ -275,8 +267,7 @@ impl Scanner<'_> {
         let flags = flags | if from == BLOCK_BYTES as u64 && hunt.frames.rows.is_empty() { SNAPSHOT } else { 0 };
         let is_whole = hunt.end.is_some_and(|end| end.flags & MARK != 0) && hunt.frames.rows.is_empty();
         let end = next.unwrap_or(traced);
-        let sighting =
-            Sighting { number, sealed, flags, offset: from, end, is_whole, directory: None, frames: hunt.frames };
+        let sighting = Sighting { number, sealed, flags, offset: from, end, is_whole, directory: None, frames: hunt.frames };
         (Some(sighting), next)
     }
 

@@ -12,9 +12,7 @@ use super::error::{AppendError, KeepReason};
 use super::files::{LogFile, Prepared, Release};
 use super::footer::{FileIndex, Row, Seal};
 use super::frame::EntryHead;
-use super::group::{
-    Directory, Filling, GROUP_OVERHEAD_MAX, GroupPlace, GroupWrite, MARK, SHUTDOWN, SNAPSHOT, SNAPSHOT_END,
-};
+use super::group::{Directory, Filling, GROUP_OVERHEAD_MAX, GroupPlace, GroupWrite, MARK, SHUTDOWN, SNAPSHOT, SNAPSHOT_END};
 use super::head::{Head, Kind, frame_bytes};
 use super::index::Index;
 use super::marks::{Doubts, MarkTable, Marks, ROW_BYTES};
@@ -204,7 +202,7 @@ impl Writer {
         };
         let frame = frame_bytes(body_bytes);
         // The limit is soft: a group takes one whole frame, whatever its size; there was room for that when it was started.
-        let is_full = filling.frames() > 0 && filling.used() >= self.config.group_bytes || !filling.buffer_takes(frame);
+        let is_full = filling.has_frames() && filling.used() >= self.config.group_bytes || !filling.buffer_takes(frame);
         let end = filling.place().offset + (filling.bytes_with(frame) + MARKS_RESERVE) as u64;
         if is_full || end + footer > file_bytes {
             return Err(AppendError::Full);
@@ -219,7 +217,7 @@ impl Writer {
             Mark::Idle => self.last_is_mark.is_some(),
             Mark::Shutdown => self.last_is_mark == Some(Mark::Shutdown),
         };
-        let is_waiting = self.filling.as_ref().is_some_and(|filling| filling.frames() > 0) || !self.snapshots.is_empty();
+        let is_waiting = self.filling.as_ref().is_some_and(|filling| filling.has_frames()) || !self.snapshots.is_empty();
         if !is_marked || is_waiting {
             self.mark = Some(mark);
         }
@@ -244,7 +242,7 @@ impl Writer {
     }
 
     fn close_filling(&mut self) -> Option<GroupWrite> {
-        let has_frames = self.filling.as_ref().is_some_and(|filling| filling.frames() > 0);
+        let has_frames = self.filling.as_ref().is_some_and(|filling| filling.has_frames());
         let mark = if has_frames { None } else { Some(self.mark.take()?) };
         let flags = match mark {
             None => 0,
@@ -285,7 +283,8 @@ impl Writer {
     /// Starts the next group, in the active file if a largest frame fits there, else in the next.
     fn start_filling(&mut self) {
         debug_assert!(self.filling.is_none(), "a group is closed before the next is started");
-        let largest = (GROUP_OVERHEAD_MAX + frame_bytes(self.config.body_bytes_max)).next_multiple_of(BLOCK_BYTES) + MARKS_RESERVE;
+        let largest =
+            (GROUP_OVERHEAD_MAX + frame_bytes(self.config.body_bytes_max)).next_multiple_of(BLOCK_BYTES) + MARKS_RESERVE;
         let footer = self.active.index.footer_bytes_with_one_more();
         if self.active.end + largest as u64 + footer > self.active.file.header.bytes {
             let Some(next) = self.next.take() else { return };
@@ -462,8 +461,12 @@ impl Writer {
     pub fn release(&self, file: FileId, index: &Index) -> Result<Release, KeepReason> {
         // The file before the active one has a durable snapshot, so all older ones' marks are held by it. It stays itself, to
         // make up for a snapshot that rots.
-        if self.previous.is_none_or(|previous| file >= previous) || self.next.as_ref().is_some_and(|n| n.file.header.file == file) {
+        if self.previous.is_none_or(|previous| file >= previous) || self.next.as_ref().is_some_and(|n| n.file.header.file == file)
+        {
             return Err(KeepReason::Marks(file));
+        }
+        if !index.knows(file) {
+            return Err(KeepReason::Unreadable(file));
         }
         if index.usage(file).entries > 0 {
             return Err(KeepReason::Live(file));

@@ -186,8 +186,8 @@ impl Content {
         }
     }
 
-    /// Keeps any subset of the pending sectors and loses the rest.
-    pub(super) fn lose_some(&mut self, entropy: &Entropy) {
+    /// Keeps any subset of the pending sectors and loses the rest; one of those may hold garbage then.
+    pub(super) fn lose_some(&mut self, entropy: &Entropy, garbles: bool) {
         let pending = std::mem::take(&mut self.pending);
         if pending.is_empty() {
             return;
@@ -197,6 +197,7 @@ impl Content {
         let shape = entropy.below(6);
         let cut = entropy.below(count + 1);
         let hole = entropy.below(count);
+        let garbage = (garbles && entropy.below(3) == 0).then(|| entropy.below(count));
         let kept = pending
             .into_iter()
             .enumerate()
@@ -210,13 +211,20 @@ impl Content {
                     _ => entropy.below(2) == 0,
                 }
             })
-            .map(|(_, sector)| sector)
+            .map(|(place, (number, sector))| {
+                if garbage != Some(place as u64) {
+                    return (number, sector);
+                }
+                let mut bytes = *sector;
+                bytes.as_chunks_mut::<8>().0.iter_mut().for_each(|word| *word = entropy.bits().to_le_bytes());
+                (number, Arc::new(bytes))
+            })
             .collect();
         self.persist(kept);
     }
 
-    pub(super) fn crash(&mut self, entropy: &Entropy) {
-        self.lose_some(entropy);
+    pub(super) fn crash(&mut self, entropy: &Entropy, garbles: bool) {
+        self.lose_some(entropy, garbles);
         if self.length > self.durable_length && entropy.below(2) == 0 {
             self.durable_length = self.length;
         }

@@ -24,6 +24,7 @@ use crate::bookie_client::Connector;
 use crate::call::Record;
 use crate::config::Config;
 use crate::drive::{Drive, World};
+use crate::metrics::Metrics;
 use crate::open::{self, Creation, CreationFailure, LedgerSpec};
 use crate::pool::BookiePool;
 use crate::reader::{RangeRead, ReadFailure, ReadRange};
@@ -43,6 +44,7 @@ struct Inner {
     tasks: Tasks,
     limits: Limits,
     config: Config,
+    metrics: Metrics,
 }
 
 impl fmt::Debug for LedgerClient {
@@ -159,7 +161,13 @@ impl LedgerClient {
         limits: Limits,
         config: Config,
     ) -> Self {
-        Self(Arc::new(Inner { world: World { pool, ledgers, clock }, entropy, tasks, limits, config }))
+        let world = World { pool, ledgers, clock };
+        Self(Arc::new(Inner { world, entropy, tasks, limits, config, metrics: Metrics::new() }))
+    }
+
+    /// The figures of this process's work with ledgers.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     /// The bookies.
@@ -182,6 +190,10 @@ impl LedgerClient {
         let machine = Creation::new(world.clock.mono(), config.open(), spec, world.pool.candidates(), entropy.clone());
         match Drive::new(machine, world.clone(), None).run().await.0 {
             open::Notice::Opened { metadata, zones_shared } => {
+                self.0.metrics.prepared.inc();
+                if metadata.replication != wanted {
+                    self.0.metrics.prepared_degraded.inc();
+                }
                 if metadata.replication != wanted || zones_shared {
                     let built = metadata.replication;
                     tracing::warn!(%ledger, %wanted, %built, zones_shared, "too few bookies or zones for what is wanted");
@@ -200,12 +212,16 @@ impl LedgerClient {
         let machine = Recovery::new(world.clock.mono(), config.recovery(), ledger, world.pool.candidates(), entropy.clone());
         match Drive::new(machine, world.clone(), None).run().await {
             (recovery::Notice::Closed(record), known) => {
+                self.0.metrics.recovered.inc();
                 let last = record.metadata.closed_at().flatten();
                 tracing::info!(%ledger, ?last, number = %record.metadata.recovery, "the ledger is closed");
                 let create_revision = known.map_or(record.revision, |known| known.create_revision);
                 Ok(Versioned { value: record.metadata, mod_revision: record.revision, create_revision })
             }
-            (recovery::Notice::Failed(failure), _) => Err(RecoverError { ledger, failure }),
+            (recovery::Notice::Failed(failure), _) => {
+                self.0.metrics.recoveries_failed.inc();
+                Err(RecoverError { ledger, failure })
+            }
         }
     }
 
@@ -214,7 +230,13 @@ impl LedgerClient {
     pub async fn read(&self, metadata: &LedgerMetadata, range: ReadRange) -> Result<Vec<StoredEntry>, ReadFailure> {
         let Inner { world, entropy, config, .. } = &*self.0;
         let machine = RangeRead::new(world.clock.mono(), config.read(), metadata.clone(), range, entropy.clone());
-        Drive::new(machine, world.clone(), None).run().await.0
+        let read = Drive::new(machine, world.clone(), None).run().await.0;
+        match &read {
+            Ok(entries) => drop(self.0.metrics.read.inc_by(entries.len() as u64)),
+            Err(ReadFailure::Unreadable { .. }) => drop(self.0.metrics.unreadable.inc()),
+            Err(ReadFailure::Beyond { .. } | ReadFailure::Empty | ReadFailure::Deleted(_)) => {}
+        }
+        read
     }
 }
 
@@ -232,9 +254,9 @@ impl Prepared {
         assert_eq!(record.value, self.metadata, "the record that is committed is the one that was prepared");
         // The proof is all there is to it.
         let Predecessor(()) = after;
-        let Inner { world, entropy, tasks, limits, config } = &*self.client.0;
+        let Inner { world, entropy, tasks, limits, config, metrics } = &*self.client.0;
         let machine = Writer::new(config.writer(*limits), Record::from(record.clone()), world.pool.candidates(), entropy.clone());
-        writer::spawn(Drive::new(machine, world.clone(), Some(record)), tasks, config.writer_bytes_max)
+        writer::spawn(Drive::new(machine, world.clone(), Some(record)), tasks, config.writer_bytes_max, metrics.clone())
     }
 
     /// Gives the ledger up: a tombstone is put where its record would be, so that bookies have proof that its open marks may go

@@ -14,11 +14,13 @@ use alluvium_runtime::tasks::{OnFailure, Tasks};
 use alluvium_types::checksum::Crc32c;
 use alluvium_types::ids::{EntryId, LedgerId};
 use alluvium_types::ledger::LedgerMetadata;
+use alluvium_types::time::Mono;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::call::Machine;
 use crate::drive::Drive;
+use crate::metrics::Metrics;
 use crate::writer::{AppendRefusal, Death, HandBack, HandedBack, Notice, Writer};
 
 /// The most entries that wait for the task to take them.
@@ -260,7 +262,7 @@ impl Future for Append {
 }
 
 /// Starts the task of a writer.
-pub(super) fn spawn(drive: Drive<Writer>, tasks: &Tasks, bytes_max: usize) -> LedgerWriter {
+pub(super) fn spawn(drive: Drive<Writer>, tasks: &Tasks, bytes_max: usize, metrics: Metrics) -> LedgerWriter {
     let record = drive.known.clone().expect("a writer begins with its record");
     let ledger = record.value.ledger;
     let (commands, queue) = mpsc::channel(QUEUE_ENTRIES);
@@ -268,7 +270,17 @@ pub(super) fn spawn(drive: Drive<Writer>, tasks: &Tasks, bytes_max: usize) -> Le
     let (record_tx, record) = watch::channel(record);
     let (end_tx, end) = watch::channel(None);
     let entry_bytes_max = drive.machine.entry_bytes_max();
-    let task = Task { drive, queue, closing: false, waiting: VecDeque::new(), lac: lac_tx, record: record_tx, end: end_tx };
+    let task = Task {
+        drive,
+        queue,
+        closing: false,
+        waiting: VecDeque::new(),
+        lac: lac_tx,
+        record: record_tx,
+        end: end_tx,
+        metrics,
+        under_replicated: false,
+    };
     let stop = tasks.clone();
     tasks.spawn(format!("ledger-{ledger}"), OnFailure::Log, async move {
         task.run(&stop).await;
@@ -281,6 +293,7 @@ pub(super) fn spawn(drive: Drive<Writer>, tasks: &Tasks, bytes_max: usize) -> Le
 /// Who waits for an entry.
 struct Waiting {
     entry: EntryId,
+    since: Mono,
     led: Option<oneshot::Sender<EntryId>>,
     confirmed: oneshot::Sender<Result<Confirmed, Unconfirmed>>,
 }
@@ -293,10 +306,15 @@ struct Task {
     lac: watch::Sender<Option<EntryId>>,
     record: watch::Sender<Versioned<LedgerMetadata>>,
     end: watch::Sender<Option<Arc<End>>>,
+    metrics: Metrics,
+    /// Whether it counts as such in the figures.
+    under_replicated: bool,
 }
 
 impl Task {
     async fn run(mut self, stop: &Tasks) {
+        self.metrics.writers.inc();
+        self.count_replication();
         let end = loop {
             self.drive.act();
             if let Some(end) = self.tell() {
@@ -329,7 +347,7 @@ impl Task {
                 self.drive.machine.close(now);
             }
             Command::Append(Taken { body, body_crc, led, confirmed }) => match self.drive.machine.append(now, body, body_crc) {
-                Ok(entry) => self.waiting.push_back(Waiting { entry, led: Some(led), confirmed }),
+                Ok(entry) => self.waiting.push_back(Waiting { entry, since: now, led: Some(led), confirmed }),
                 // The handle checked the size, and this task the room.
                 Err(refusal @ (AppendRefusal::Ended | AppendRefusal::Full | AppendRefusal::TooLarge { .. })) => {
                     debug_assert!(false, "{refusal}");
@@ -353,8 +371,11 @@ impl Task {
                 }
                 Notice::Confirmed { up_to } => {
                     self.lac.send_replace(Some(up_to));
+                    let now = self.drive.world.clock.mono();
                     while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.entry <= up_to) {
                         let entry = waiting.entry;
+                        self.metrics.confirmed.inc();
+                        self.metrics.confirm_seconds.observe(now.since(waiting.since).as_secs_f64());
                         if let Some(led) = waiting.led {
                             let _ = led.send(entry);
                         }
@@ -362,7 +383,9 @@ impl Task {
                     }
                 }
                 Notice::Changed(_) => {
+                    self.metrics.record_changes.inc();
                     self.publish_record();
+                    self.count_replication();
                 }
                 Notice::Closed { hand_back, .. } => {
                     let record = self.publish_record();
@@ -383,7 +406,15 @@ impl Task {
         known
     }
 
+    fn count_replication(&mut self) {
+        let now = self.drive.machine.record().metadata.is_under_replicated();
+        let before = std::mem::replace(&mut self.under_replicated, now);
+        self.metrics.writers_under_replicated.inc_by(i64::from(now) - i64::from(before));
+    }
+
     fn finish(mut self, mut end: End) {
+        self.metrics.writers.dec();
+        self.metrics.writers_under_replicated.dec_by(i64::from(self.under_replicated));
         self.queue.close();
         let mut untaken = Vec::new();
         while let Ok(command) = self.queue.try_recv() {
@@ -406,11 +437,17 @@ impl Task {
                 Unconfirmed::HandedBack
             }
             End::HandedBack { why, entries, .. } => {
+                self.metrics.handed_back.inc();
                 tracing::warn!(%ledger, ?why, entries = entries.len(), "the writer closed its ledger and handed entries back");
                 Unconfirmed::HandedBack
             }
-            End::Lost(lost) => {
-                tracing::warn!(%ledger, ?lost, "the writer has lost its ledger");
+            End::Lost(Lost::Dead(death)) => {
+                self.metrics.lost.inc();
+                tracing::warn!(%ledger, ?death, "the writer has lost its ledger");
+                Unconfirmed::Unknown
+            }
+            End::Lost(Lost::Left) => {
+                tracing::info!(%ledger, "the writer leaves its ledger open");
                 Unconfirmed::Unknown
             }
         };

@@ -134,6 +134,12 @@ async fn a_dead_bookie_is_replaced_and_nothing_is_lost() {
         soon(append(&writer, 10).unwrap()).await.unwrap();
     }
     until(|| writer.record().value.fragments.len() == 2).await;
+    let metrics = cluster.ledgers.metrics();
+    assert_eq!((metrics.writers.get(), metrics.record_changes.get()), (1, 1));
+    assert_eq!(
+        (metrics.confirmed.get(), metrics.writers_under_replicated.get()),
+        (6, i64::from(writer.record().value.is_under_replicated()))
+    );
     assert!(!writer.record().value.last_fragment().ensemble.contains(&member));
     assert!(cluster.ledgers.pool().candidates().iter().any(|c| c.bookie == member && c.suspect));
     let end = soon(writer.close()).await;

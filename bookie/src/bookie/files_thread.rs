@@ -1,4 +1,4 @@
-//! The thread that has the disk when the log thread must not wait: it prepares files ahead, writes footers, lets dead files go
+//! The thread that has the disk when the log thread must not wait: it offers the next file, writes footers, lets dead files go
 //! and reads how much room there is.
 
 use std::io;
@@ -15,9 +15,9 @@ const TICK: Duration = Duration::from_millis(500);
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what} in {dir:?}")]
 pub(crate) struct FilesFailed {
-    what: &'static str,
-    dir: PathBuf,
-    source: io::Error,
+    pub(super) what: &'static str,
+    pub(super) dir: PathBuf,
+    pub(super) source: io::Error,
 }
 
 /// Works until the log thread has ended.
@@ -61,8 +61,7 @@ fn round(shared: &Shared) -> Result<(), FilesFailed> {
             offer_file(shared)?;
         }
     }
-    shared.observe_space().map_err(failed("read the free space"))?;
-    fill_pool(shared)
+    shared.observe_space().map_err(failed("read the free space"))
 }
 
 /// Prepares the next file where one is wanted. A full disk is an answer: what needs a file is refused until there is one.
@@ -87,28 +86,4 @@ fn offer_file(shared: &Shared) -> Result<(), FilesFailed> {
     shared.log_wakes.notify_one();
     shared.room.notify_waiters();
     Ok(())
-}
-
-/// Adds one file to the pool, if there is room for it within the configured capacity and what is left to others.
-fn fill_pool(shared: &Shared) -> Result<(), FilesFailed> {
-    let (thresholds, file_bytes) = (shared.config.thresholds(), shared.config.log.file_bytes);
-    let within = thresholds.capacity_max.is_none_or(|capacity| shared.files.disk_bytes() + file_bytes <= capacity);
-    let (is_left, is_running) = {
-        let state = shared.state.lock();
-        (state.free_bytes >= thresholds.leave.saturating_add(file_bytes), state.life == Life::Running)
-    };
-    if !(within && is_left && is_running) {
-        return Ok(());
-    }
-    match shared.files.fill_pool() {
-        Ok(added) => {
-            if added {
-                // There may be more to add.
-                shared.state.lock().files_wanted = true;
-            }
-            Ok(())
-        }
-        Err(PrepareError::NoSpace) => Ok(()),
-        Err(PrepareError::Io { path, source }) => Err(FilesFailed { what: "prepare a log file", dir: path, source }),
-    }
 }

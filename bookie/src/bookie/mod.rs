@@ -1,4 +1,4 @@
-//! The bookie as others hold it: a cheap handle, a short lock per request, one thread that writes groups and one that keeps
+//! The bookie as others hold it: a cheap handle, a short lock per request, one thread that writes groups and two that keep
 //! files ready. Reads run elsewhere and never hold the lock while they touch the disk.
 
 mod add_stream;
@@ -6,6 +6,7 @@ mod adds;
 mod files_thread;
 mod find;
 mod log_thread;
+mod pool_thread;
 mod reads;
 mod shared;
 mod waiters;
@@ -47,7 +48,7 @@ pub struct Parts {
     pub disk: Arc<dyn Disk>,
     /// How writes become durable there.
     pub mode: SyncMode,
-    /// The lock of the directory; it is held until both threads have ended.
+    /// The lock of the directory; it is held until all threads have ended.
     pub lock: Option<DirLock>,
     /// Time.
     pub clock: Clock,
@@ -108,12 +109,14 @@ impl Bookie {
             free_bytes: 0,
             releases: std::collections::VecDeque::new(),
             log_sleeps: false,
+            is_filling: false,
             files_wanted: true,
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             log_wakes: Condvar::new(),
             files_wake: Condvar::new(),
+            pool_wakes: Condvar::new(),
             room: Notify::new(),
             life: watch::Sender::new(Life::Running),
             reader: Reader::new(Arc::clone(&files)),
@@ -133,19 +136,19 @@ impl Bookie {
         let failed = |source| RecoverError::Io { path: log_dir.clone(), source };
         // What is taken is known before the first request.
         shared.observe_space().map_err(failed)?;
+        // The directory stays locked until nobody writes to it any more.
         let lock = Arc::new(lock);
-        let (log, log_lock) = (Arc::clone(&shared), Arc::clone(&lock));
-        tasks.thread("bookie-log", OnFailure::ShutDown, move || {
-            let ended = log_thread::run(&log).map_err(|error| whole(&error));
-            drop(log_lock);
-            ended
-        });
-        let files = Arc::clone(&shared);
-        tasks.thread("bookie-files", OnFailure::ShutDown, move || {
-            let ended = files_thread::run(&files).map_err(|error| whole(&error));
-            drop(lock);
-            ended
-        });
+        let thread = |name, run: fn(&Shared) -> Result<(), String>| {
+            let (shared, lock) = (Arc::clone(&shared), Arc::clone(&lock));
+            tasks.thread(name, OnFailure::ShutDown, move || {
+                let ended = run(&shared);
+                drop(lock);
+                ended
+            });
+        };
+        thread("bookie-log", |shared| log_thread::run(shared).map_err(|error| whole(&error)));
+        thread("bookie-files", |shared| files_thread::run(shared).map_err(|error| whole(&error)));
+        thread("bookie-pool", |shared| pool_thread::run(shared).map_err(|error| whole(&error)));
         Ok(Self { shared })
     }
 

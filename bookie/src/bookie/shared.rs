@@ -49,6 +49,8 @@ pub(crate) struct State {
     pub(crate) releases: VecDeque<Release>,
     /// The log thread waits for work.
     pub(crate) log_sleeps: bool,
+    /// A file is being made for the pool: its room is taken, and is room still.
+    pub(crate) is_filling: bool,
     /// Somebody wants the files thread to look now.
     pub(crate) files_wanted: bool,
 }
@@ -61,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) log_wakes: Condvar,
     /// The files thread sleeps here.
     pub(crate) files_wake: Condvar,
+    /// The pool thread sleeps here.
+    pub(crate) pool_wakes: Condvar,
     /// A group was taken, a file offered, or the bookie ends: who was told `Full` asks again.
     pub(crate) room: Notify,
     pub(crate) life: watch::Sender<Life>,
@@ -130,6 +134,7 @@ impl Shared {
         drop(state);
         self.log_wakes.notify_all();
         self.files_wake.notify_all();
+        self.pool_wakes.notify_all();
         self.room.notify_waiters();
         // Watchers may all be gone.
         self.life.send_replace(how);
@@ -140,8 +145,8 @@ impl Shared {
     /// Takes a reading of the room; the world is told when what is taken changes.
     pub(crate) fn observe_space(&self) -> std::io::Result<()> {
         let disk = self.disk.space(&self.log_dir)?;
-        let reusable = self.files.pool_len() as u64 * self.config.log.file_bytes;
         let mut state = self.state.lock();
+        let reusable = (self.files.pool_len() as u64 + u64::from(state.is_filling)) * self.config.log.file_bytes;
         state.free_bytes = disk.available;
         let before = state.gauge.admission();
         let admission = state.gauge.observe(disk, self.files.disk_bytes(), reusable);

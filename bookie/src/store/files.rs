@@ -68,11 +68,16 @@ impl Store {
         }
     }
 
-    /// Ends a compaction, once all that was copied is durable.
+    /// Ends a compaction, once all that was copied is durable and sealed.
     pub fn finish_compaction(&mut self) -> Outcome<Result<(), Refusal>> {
         if let Some((file, compaction)) = &self.compaction {
             if !compaction.is_done() {
-                return Outcome::After(self.last_copy);
+                if self.last_copy > self.writer.durable() {
+                    return Outcome::After(self.last_copy);
+                }
+                // What was copied last counts once a later group seals it; where nobody writes, a mark does.
+                self.writer.mark(log::Mark::Idle);
+                return Outcome::After(self.writer.durable().next());
             }
             if compaction.unreadable() > 0 {
                 self.not_movable.insert(*file);

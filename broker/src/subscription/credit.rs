@@ -80,6 +80,17 @@ impl Account {
         self.taken.bytes += used.bytes;
     }
 
+    /// A delivery turns out larger than what was taken for it. Given if that much is left, or, when it is `alone`, if anything
+    /// is.
+    pub const fn take_more(&mut self, bytes: u64, alone: bool) -> bool {
+        let left = self.left().bytes;
+        let given = bytes <= left || (alone && left > 0);
+        if given {
+            self.taken.bytes += bytes;
+        }
+        given
+    }
+
     /// What was taken for a delivery was not delivered after all, or was smaller.
     pub const fn refund(&mut self, unused: Grant) {
         self.taken.messages = self.taken.messages.saturating_sub(unused.messages);

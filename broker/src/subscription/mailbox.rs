@@ -141,11 +141,16 @@ impl Mailbox {
         self.0.changed.notified().await;
     }
 
-    /// A delivery left the session: its room is free again.
+    /// So many messages of a delivery went out, or never will.
+    pub fn sent(&self, messages: u64) {
+        let mut state = self.0.state.lock();
+        state.waiting.messages = state.waiting.messages.saturating_sub(messages);
+    }
+
+    /// All of a delivery went out: its room is free again.
     pub fn release(&self, taken: Grant) {
         let mut state = self.0.state.lock();
         state.waiting_deliveries = state.waiting_deliveries.saturating_sub(1);
-        state.waiting.messages = state.waiting.messages.saturating_sub(taken.messages);
         state.waiting.bytes = state.waiting.bytes.saturating_sub(taken.bytes);
         state.version += 1;
     }
@@ -161,19 +166,8 @@ impl Mailbox {
     /// if nothing but what waits here is on its way and something is left.
     pub fn take_more(&self, bytes: u64) -> bool {
         let mut state = self.0.state.lock();
-        let left = state.account.left().bytes;
         let alone = state.account.on_their_way() <= state.waiting.messages;
-        let given = bytes <= left || (alone && left > 0);
-        if given {
-            state.account.take(Grant { messages: 0, bytes });
-        }
-        given
-    }
-
-    /// Messages of one delivery went out while others of it still wait.
-    pub fn sent_in_part(&self, messages: u64) {
-        let mut state = self.0.state.lock();
-        state.waiting.messages = state.waiting.messages.saturating_sub(messages);
+        state.account.take_more(bytes, alone)
     }
 
     /// The partitions to be told that there is more credit or room than when they found too little: once each time.
@@ -276,5 +270,85 @@ impl fmt::Debug for Mailbox {
 impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Slot({:?})", self.partition)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partition(number: u32) -> PartitionIndex {
+        PartitionIndex::new(number)
+    }
+
+    /// Takes one message of ten bytes, if the offer allows it.
+    fn take_one(slot: &Slot) -> bool {
+        let taken = slot.take(|allowance| match allowance {
+            Some(a) if a.left.bytes >= 10 || a.alone => Choice::Take(Grant { messages: 1, bytes: 10 }, ()),
+            _ => Choice::TooLittle,
+        });
+        taken.is_some()
+    }
+
+    #[test]
+    fn one_permit_serves_whichever_partition_has_a_message_and_only_one() {
+        // S3: two partitions share the stream's credit.
+        let mailbox = Mailbox::new();
+        let (left, right) = (mailbox.slot(partition(0)), mailbox.slot(partition(1)));
+        mailbox.grant(Grant { messages: 1, bytes: 100 }).expect("fine");
+        assert!(take_one(&right) && !take_one(&left));
+        mailbox.grant(Grant { messages: 1, bytes: 0 }).expect("fine");
+        assert_eq!(mailbox.refilled(), [partition(0)], "who found nothing is told");
+        assert!(take_one(&left));
+        let account = mailbox.account();
+        assert_eq!(account.granted().messages, account.taken().messages + account.left().messages);
+    }
+
+    #[test]
+    fn a_partition_that_found_too_little_is_told_once_for_each_change() {
+        let mailbox = Mailbox::new();
+        let slot = mailbox.slot(partition(0));
+        mailbox.grant(Grant { messages: 10, bytes: 15 }).expect("fine");
+        assert!(take_one(&slot) && !take_one(&slot), "five bytes are left, and one message is on its way");
+        assert!(mailbox.refilled().is_empty(), "nothing has changed since it looked");
+        slot.settle(1);
+        assert_eq!(mailbox.refilled(), [partition(0)], "alone now");
+        assert!(mailbox.refilled().is_empty(), "told already");
+        assert!(take_one(&slot));
+    }
+
+    #[test]
+    fn a_session_that_sends_nothing_is_given_no_more_than_its_room() {
+        let mailbox = Mailbox::new();
+        let slot = mailbox.slot(partition(0));
+        mailbox.grant(Grant { messages: 1 << 31, bytes: 1 << 40 }).expect("fine");
+        let taken = (0..2 * WAITING_MAX).filter(|_| take_one(&slot)).count();
+        assert_eq!(taken, WAITING_MAX);
+        mailbox.release(Grant { messages: 1, bytes: 10 });
+        assert_eq!(mailbox.refilled(), [partition(0)]);
+        assert!(take_one(&slot) && !take_one(&slot));
+    }
+
+    #[test]
+    fn what_was_taken_and_not_delivered_gives_its_permit_back() {
+        // C44
+        let mailbox = Mailbox::new();
+        let slot = mailbox.slot(partition(0));
+        mailbox.grant(Grant { messages: 1, bytes: 100 }).expect("fine");
+        assert!(take_one(&slot) && !take_one(&slot));
+        mailbox.refund(Grant { messages: 1, bytes: 10 });
+        assert_eq!(mailbox.refilled(), [partition(0)]);
+        assert!(take_one(&slot));
+    }
+
+    #[test]
+    fn an_end_overtakes_what_is_no_longer_the_consumers() {
+        let mailbox = Mailbox::new();
+        let slot = mailbox.slot(partition(0));
+        slot.post(Event::Read { from: Offset::ZERO, bytes_max: 1 });
+        slot.post(Event::Receipt { id: 1, fault: None });
+        slot.post(Event::Ended(Fault::not_found("subscription", "SUBSCRIPTION_NOT_FOUND", "s")));
+        assert!(matches!(mailbox.pop(), Some((_, Event::Receipt { id: 1, .. }))));
+        assert!(matches!(mailbox.pop(), Some((_, Event::Ended(_)))));
     }
 }

@@ -10,7 +10,7 @@
 //! subscription and its consumers), `machine` (all of them), `record` (what is kept).
 
 pub mod credit;
-pub(crate) mod cursor;
+pub mod cursor;
 pub(crate) mod discipline;
 mod exclusive;
 pub(crate) mod fates;

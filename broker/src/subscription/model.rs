@@ -6,6 +6,7 @@ use std::time::Duration;
 use alluvium_types::batch::BatchHeader;
 use alluvium_types::checksum::Crc32c;
 use alluvium_types::entry::{BatchDescriptor, EntryHeader};
+use alluvium_types::fault::Fault;
 use alluvium_types::ids::{EntryId, LedgerId, Offset, PartitionIndex, Revision};
 use alluvium_types::names::SubscriptionName;
 use alluvium_types::time::{Mono, Timestamp};
@@ -89,6 +90,8 @@ struct Client {
     pull: bool,
 }
 
+type Receipt = oneshot::Receiver<Result<(), Fault>>;
+
 struct World {
     kind: SubscriptionKind,
     machine: Machine,
@@ -103,7 +106,7 @@ struct World {
     waiting: VecDeque<Output>,
     /// Acknowledged as the machine knows it; with a receipt, as everybody does.
     acked: BTreeSet<u64>,
-    receipts: Vec<(oneshot::Receiver<Result<(), alluvium_types::fault::Fault>>, Vec<u64>)>,
+    receipts: Vec<(Receipt, Vec<u64>)>,
     confirmed: BTreeSet<u64>,
     delayed: BTreeMap<u64, Mono>,
     /// Held by pulls that have gone, until then.
@@ -398,8 +401,9 @@ impl World {
             let kept = self.deadlines.get(&offset);
             assert!(holder.or(kept.map(|_| ConsumerId::new(0))).is_none(), "S2: {offset} is with {holder:?} {kept:?} already");
             if self.kind == SubscriptionKind::Exclusive {
-                let skipped = (0..offset)
-                    .find(|o| !self.acked.contains(o) && !self.clients[at].held.contains_key(o) && !self.deadlines.contains_key(o));
+                let skipped = (0..offset).find(|o| {
+                    !self.acked.contains(o) && !self.clients[at].held.contains_key(o) && !self.deadlines.contains_key(o)
+                });
                 assert!(skipped.is_none(), "T3: {offset} comes before {skipped:?}");
             }
             let until = self.until(at);
@@ -407,6 +411,7 @@ impl World {
         }
         let client = &mut self.clients[at];
         client.received += span.count();
+        client.mailbox.sent(span.count());
         client.mailbox.release(delivery.taken);
         let account = client.mailbox.account();
         assert_eq!(account.granted().messages.max(client.granted.messages), account.granted().messages);
@@ -459,6 +464,7 @@ impl World {
         for (partition, event) in events {
             match event {
                 Event::Delivery(delivery) if (delivery.span.first.get()..delivery.span.end.get()).any(|o| acked.contains(&o)) => {
+                    self.clients[at].mailbox.sent(delivery.span.count());
                     self.clients[at].mailbox.release(delivery.taken);
                     self.clients[at].received += delivery.span.count();
                     for offset in (delivery.span.first.get()..delivery.span.end.get()).filter(|o| !acked.contains(o)) {

@@ -250,6 +250,7 @@ impl Subscription {
     }
 
     /// Who is connected.
+    #[cfg(test)]
     pub(crate) fn consumers(&self) -> impl Iterator<Item = ConsumerId> {
         self.members.iter().map(|m| m.present.id)
     }
@@ -299,7 +300,7 @@ fn add(sum: &mut Settled, more: Settled) {
 /// How much of `run` a consumer gets: batch by batch, whole ones where they fit, else as many messages as their share of the
 /// batch's bytes allows; at least one when nothing else is on its way. With others who want some too, about its part of the
 /// entry. `shapes` begins with the batch that holds the run's first message.
-fn choose(run: Span, shapes: &[Shape], allowance: Allowance, sharers: usize) -> Option<(Span, Grant)> {
+pub(crate) fn choose(run: Span, shapes: &[Shape], allowance: Allowance, sharers: usize) -> Option<(Span, Grant)> {
     let here = run.within(Span::new(run.first, shapes.last()?.span.end)).count();
     let fair = here.div_ceil(sharers.max(1) as u64).max(1);
     let mut used = Grant::default();
@@ -326,4 +327,173 @@ fn choose(run: Span, shapes: &[Shape], allowance: Allowance, sharers: usize) -> 
         }
     }
     (used.messages > 0).then_some((Span::new(run.first, at), used))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANN: ConsumerId = ConsumerId::new(1);
+    const BOB: ConsumerId = ConsumerId::new(2);
+    const SMALL: Bound = Bound { consumer_messages: 4, subscription_messages: 6, consumers: 3 };
+
+    fn offset(number: u64) -> Offset {
+        Offset::new(number)
+    }
+
+    fn span(first: u64, end: u64) -> Span {
+        Span::new(offset(first), offset(end))
+    }
+
+    fn at(millis: u64) -> Mono {
+        Mono::from_duration(Duration::from_millis(millis))
+    }
+
+    /// Batches of ten messages, 100 bytes each batch, all of one entry.
+    struct Tens(Vec<Shape>);
+
+    impl Tens {
+        fn new(batches: u64) -> Self {
+            Self((0..batches).map(|n| Shape { span: span(10 * n, 10 * n + 10), bytes: 100 }).collect())
+        }
+    }
+
+    impl Layout for Tens {
+        fn from(&self, offset: Offset) -> Option<&[Shape]> {
+            let at = self.0.partition_point(|s| s.span.end <= offset);
+            (at < self.0.len()).then(|| &self.0[at..])
+        }
+    }
+
+    fn allow(messages: u64, bytes: u64, alone: bool) -> Allowance {
+        Allowance { left: Grant { messages, bytes }, alone }
+    }
+
+    fn subscription(kind: SubscriptionKind, bound: Bound, consumers: &[ConsumerId]) -> Subscription {
+        let mut subscription = Subscription::new(kind, Cursor::default(), bound);
+        for id in consumers {
+            subscription.join(Present { id: *id, name: id.to_string() }, false, None).expect("room");
+        }
+        subscription
+    }
+
+    fn take(subscription: &mut Subscription, who: ConsumerId, messages: u64) -> Option<(Span, u32)> {
+        match subscription.take(who, Some(allow(messages, 10_000, true)), 1, offset(100), &Tens::new(10), at(0)) {
+            Next::Taken(taken) => Some((taken.span, taken.attempt)),
+            Next::Nothing => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_consumer_gets_whole_batches_where_credit_allows_and_a_part_where_not() {
+        let tens = Tens::new(10);
+        for (allowance, sharers, run, expected) in [
+            (allow(100, 1000, true), 1, span(0, 100), Some((span(0, 100), 1000))),
+            (allow(25, 1000, true), 1, span(0, 100), Some((span(0, 25), 250))),
+            (allow(100, 150, true), 1, span(0, 100), Some((span(0, 15), 150))),
+            (allow(1, 1000, true), 1, span(0, 100), Some((span(0, 1), 10))),
+            (allow(100, 1000, true), 1, span(5, 13), Some((span(5, 13), 80))),
+            // Larger than what is left: alone it goes, and is owed; beside others it waits.
+            (allow(100, 3, true), 1, span(0, 100), Some((span(0, 1), 10))),
+            (allow(100, 3, false), 1, span(0, 100), None),
+            // Three want some: about a third each, in whole batches.
+            (allow(100, 1000, true), 3, span(0, 100), Some((span(0, 40), 400))),
+        ] {
+            let shapes = tens.from(run.first).expect("known");
+            let chosen = choose(run, shapes, allowance, sharers).map(|(span, used)| (span, used.bytes));
+            assert_eq!(chosen, expected, "{allowance:?} {sharers} {run:?}");
+        }
+    }
+
+    #[test]
+    fn dispatch_waits_at_the_bound_of_what_is_unacknowledged_and_drops_nothing() {
+        // C43, S3: what is delivered and unacknowledged has a bound; acknowledged ranges have none.
+        let mut shared = subscription(SubscriptionKind::Shared, SMALL, &[ANN, BOB]);
+        assert_eq!(take(&mut shared, ANN, 100), Some((span(0, 4), 1)));
+        assert_eq!(take(&mut shared, ANN, 100), None, "as many as a consumer may");
+        assert_eq!(take(&mut shared, BOB, 100), Some((span(4, 6), 1)));
+        assert_eq!(take(&mut shared, BOB, 100), None, "as many as all of them may");
+        shared.acknowledge(&[span(1, 2), span(3, 4)], None, offset(100)).expect("fine");
+        assert_eq!(take(&mut shared, BOB, 100), Some((span(6, 8), 1)));
+        assert_eq!(shared.fates().in_flight(), 6);
+    }
+
+    #[test]
+    fn what_is_given_back_holds_up_what_lies_behind_it_only_where_order_is_promised() {
+        for (kind, behind) in [(SubscriptionKind::Exclusive, None), (SubscriptionKind::Shared, Some((span(2, 4), 1)))] {
+            let mut subscription = subscription(kind, Bound::default(), &[ANN]);
+            assert_eq!(take(&mut subscription, ANN, 2), Some((span(0, 2), 1)));
+            subscription.give_back(&[span(1, 2)], Some(ANN), Duration::from_millis(50), at(0));
+            assert_eq!(take(&mut subscription, ANN, 2), behind, "{kind:?}");
+            subscription.expire(at(50));
+            assert_eq!(take(&mut subscription, ANN, 2), Some((span(1, 2), 2)), "{kind:?}: what is due again comes first");
+        }
+    }
+
+    #[test]
+    fn a_takeover_delivers_again_from_the_first_unacknowledged_one_in_order() {
+        // T3, S4: the acknowledged one does not come again.
+        let mut exclusive = subscription(SubscriptionKind::Exclusive, Bound::default(), &[ANN]);
+        take(&mut exclusive, ANN, 8);
+        exclusive.acknowledge(&[span(5, 6)], Some(offset(2)), offset(100)).expect("fine");
+        let newcomer = Present { id: BOB, name: "b".to_owned() };
+        let fault = exclusive.join(newcomer.clone(), false, None).expect_err("it is held");
+        assert_eq!(fault.reason, "SUBSCRIPTION_BUSY");
+        assert_eq!(exclusive.join(newcomer, true, None), Ok(vec![ANN]));
+        assert_eq!(take(&mut exclusive, ANN, 100), None, "the ghost gets nothing");
+        assert_eq!(take(&mut exclusive, BOB, 100), Some((span(2, 5), 2)));
+        assert_eq!(take(&mut exclusive, BOB, 100), Some((span(6, 8), 2)));
+        assert_eq!(take(&mut exclusive, BOB, 2), Some((span(8, 10), 1)));
+    }
+
+    #[test]
+    fn only_so_many_consumers_are_let_in() {
+        let mut shared = subscription(SubscriptionKind::Shared, SMALL, &[ANN, BOB, ConsumerId::new(3)]);
+        let fault = shared.join(Present { id: ConsumerId::new(4), name: String::new() }, false, None).expect_err("full");
+        assert_eq!((fault.kind, fault.reason), (FaultKind::Busy, "TOO_MANY_CONSUMERS"));
+    }
+
+    #[test]
+    fn an_acknowledgement_that_makes_no_sense_is_refused_with_its_field_and_changes_nothing() {
+        for (kind, spans, before, field, reason) in [
+            (SubscriptionKind::Shared, vec![], Some(offset(3)), "up_to", "CUMULATIVE_ACK"),
+            (SubscriptionKind::Shared, vec![span(99, 101)], None, "ranges", "OFFSET_AHEAD"),
+            (SubscriptionKind::Exclusive, vec![], Some(offset(101)), "up_to", "OFFSET_AHEAD"),
+        ] {
+            let mut subscription = subscription(kind, Bound::default(), &[ANN]);
+            let fault = subscription.acknowledge(&spans, before, offset(100)).expect_err(reason);
+            assert_eq!((fault.field.as_deref(), fault.reason), (Some(field), reason));
+            assert_eq!(subscription.cursor(), &Cursor::default());
+        }
+        let mut exclusive = subscription(SubscriptionKind::Exclusive, Bound::default(), &[ANN]);
+        let (changes, _) = exclusive.acknowledge(&[], Some(offset(100)), offset(100)).expect("exactly the end");
+        assert_eq!(changes, [Change::Advanced(offset(100))]);
+        let again = exclusive.acknowledge(&[span(3, 5)], None, offset(100)).expect("harmless");
+        assert!(again.0.is_empty(), "nothing is kept of what changes nothing");
+    }
+
+    #[test]
+    fn a_cursor_never_points_at_what_is_gone() {
+        // T5: trimmed before, in flight, given back: none of it stays, and the backlog is what is left.
+        let mut shared = subscription(SubscriptionKind::Shared, Bound::default(), &[ANN]);
+        take(&mut shared, ANN, 30);
+        shared.give_back(&[span(0, 5)], Some(ANN), Duration::ZERO, at(0));
+        let (lost, settled) = shared.trimmed(offset(20));
+        assert_eq!((lost, settled), (20, Settled::from([(ANN, 15)])));
+        let stats = shared.stats(offset(100), |_| Grant::default());
+        assert_eq!((stats.next, stats.backlog, stats.in_flight), (offset(20), 80, 10));
+        assert_eq!(take(&mut shared, ANN, 1), Some((span(30, 31), 1)));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_kept_for_later_and_not_forgotten() {
+        // T6: neither delivered nor acknowledged; a shared subscription goes on behind it.
+        let mut shared = subscription(SubscriptionKind::Shared, Bound::default(), &[ANN]);
+        shared.park(span(0, 10), at(60));
+        assert_eq!(take(&mut shared, ANN, 1), Some((span(10, 11), 1)));
+        assert_eq!(shared.cursor().backlog(offset(100)), 100);
+        shared.expire(at(60));
+        assert_eq!(take(&mut shared, ANN, 3), Some((span(0, 3), 1)));
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use alluvium_types::ids::Offset;
 
 use super::input::Span;
-use crate::topic::LoadedEntry;
+use crate::topic::{LoadedEntry, PlacedBatch};
 
 /// A batch, as far as dispatch needs it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,6 +14,15 @@ pub(crate) struct Shape {
     pub(crate) span: Span,
     /// What it costs of a consumer's credit, whole.
     pub(crate) bytes: u64,
+}
+
+/// The batches of an entry.
+pub(crate) fn shapes(entry: &LoadedEntry) -> Vec<Shape> {
+    let shape = |batch: PlacedBatch<'_>| Shape {
+        span: Span::new(batch.first_offset, batch.end_offset()),
+        bytes: u64::from(batch.descriptor.header.inflated_bytes),
+    };
+    entry.batches().map(shape).collect()
 }
 
 /// Where messages lie in batches, as far as it is known.
@@ -51,11 +60,7 @@ impl Window {
 
     /// Adds an entry.
     pub(crate) fn insert(&mut self, entry: LoadedEntry) {
-        let shapes = entry.batches().map(|batch| Shape {
-            span: Span::new(batch.first_offset, batch.end_offset()),
-            bytes: u64::from(batch.descriptor.header.inflated_bytes),
-        });
-        let shapes = shapes.collect();
+        let shapes = shapes(&entry);
         self.bytes += entry.bytes();
         if let Some(before) = self.entries.insert(entry.first_offset(), Held { entry, shapes }) {
             self.bytes -= before.entry.bytes();

@@ -1,0 +1,430 @@
+//! A subscription's stream: one task between a client and the machines of its partitions.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use alluvium_proto::batch::BatchError;
+use alluvium_proto::status::to_wire;
+use alluvium_proto::v1::subscribe_request::Request;
+use alluvium_proto::v1::subscribe_response::Response;
+use alluvium_proto::{PROTOCOL_VERSION, v1};
+use alluvium_runtime::budget::BytesHeld;
+use alluvium_types::fault::{Fault, FaultKind};
+use alluvium_types::ids::{Offset, PartitionIndex};
+use alluvium_types::names::{ProducerName, SubscriptionName};
+use alluvium_types::time::Mono;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, Stream, StreamExt};
+use tonic::Status;
+
+use super::membership::{Joiner, Membership, ReadDone, Spans};
+use super::outbox::{Hold, Outbox};
+use super::parcel::{Decoded, Format, Parcel, Step};
+use super::request;
+use super::service::Surroundings;
+use crate::subscription::{AckRequest, AckTarget, Event, Grant, Input, Mailbox, Span};
+use crate::topic::{PartitionHandle, SubscriptionKind};
+
+/// Acknowledgements of one stream that wait for their receipts. Past it the stream is not read.
+const RECEIPTS_OPEN_MAX: usize = 4096;
+/// Receipts in one response.
+const RECEIPTS_MAX: usize = 1024;
+/// How long a draining stream waits for the receipts of what it has acknowledged.
+const DRAIN: Duration = Duration::from_secs(2);
+/// While dispatching is not allowed (M4), how often that is looked at, and for how long the stream waits.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// A stream that was let in everywhere.
+pub(super) struct Session<S> {
+    pub(super) around: Surroundings,
+    pub(super) membership: Membership,
+    pub(super) format: Format,
+    pub(super) requests: S,
+    pub(super) outbox: Outbox<v1::SubscribeResponse>,
+}
+
+/// What a stream waits with, apart from where it came from and goes to.
+#[derive(Default)]
+struct Work {
+    /// What is to be sent, in order; the first may be on its way in part.
+    parcels: VecDeque<Parcel>,
+    decoded: Option<Decoded>,
+    receipts: VecDeque<v1::AckReceipt>,
+    receipts_open: usize,
+    faults: VecDeque<v1::DeliveryFault>,
+    /// For the machines.
+    inputs: VecDeque<(PartitionIndex, Input)>,
+    /// The first parcel waits for credit; a change of the mailbox may bring it.
+    waits_for_credit: bool,
+    /// Dispatching has not been allowed since.
+    paused_since: Option<Mono>,
+    half_closed: bool,
+}
+
+enum Wake {
+    Stop,
+    Gone,
+    Request(Option<Result<v1::SubscribeRequest, Status>>),
+    Read(ReadDone),
+    Changed,
+    Room,
+    Decode(BytesHeld),
+    Time,
+}
+
+/// Why a stream ends.
+enum End {
+    /// The client has gone.
+    Gone,
+    /// It is told.
+    Fault(Fault),
+    /// The broker stops.
+    Draining,
+}
+
+impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Session<S> {
+    /// Serves the stream until the client goes, or something ends it. What was not acknowledged is given back.
+    pub(super) async fn run(mut self, opened: v1::Subscribed) {
+        self.around.metrics.streams.inc();
+        self.outbox.room().await;
+        self.outbox.send(response(Response::Subscribed(opened)), Hold::default());
+        let mut work = Work::default();
+        let end = self.serve(&mut work).await;
+        self.membership.mailbox.close();
+        let now = self.around.clock.mono();
+        let fault = match end {
+            End::Gone => None,
+            End::Fault(fault) => {
+                self.last_receipts(&mut work, now).await;
+                Some(fault)
+            }
+            End::Draining => {
+                self.last_receipts(&mut work, now.after(DRAIN)).await;
+                Some(Fault::new(FaultKind::Unavailable, "STOPPING", "the broker is stopping; connect again"))
+            }
+        };
+        // What was reported as undeliverable is told before this consumer goes.
+        let _ = work.tell(&self.membership).await;
+        let mut unsent = Spans::new();
+        for parcel in &work.parcels {
+            unsent.entry(parcel.partition()).or_default().push(parcel.unsent());
+        }
+        // Partitions that ended have nothing of this consumer; the others hear of its going.
+        let _ = self.membership.leave(Spans::new(), unsent).await;
+        if let Some(fault) = fault {
+            self.outbox.end(&fault, &self.around.clock).await;
+        }
+        self.around.metrics.streams.dec();
+    }
+
+    async fn serve(&mut self, work: &mut Work) -> End {
+        let mut reads: FuturesUnordered<BoxFuture<'static, ReadDone>> = FuturesUnordered::new();
+        let mut room_for_decoding: Option<BoxFuture<'static, BytesHeld>> = None;
+        loop {
+            if let Err(fault) = self.take_events(work, &mut reads) {
+                return End::Fault(fault);
+            }
+            if let Err(fault) = work.tell(&self.membership).await {
+                return End::Fault(fault);
+            }
+            let may_dispatch = self.pause_is_over(work) && room_for_decoding.is_none();
+            let wants_room = work.has_something(may_dispatch);
+            let pause_ends = work.paused_since.map(|_| self.around.clock.mono().after(PAUSE.0));
+            let wake = tokio::select! {
+                biased;
+                () = self.around.tasks.stopping() => Wake::Stop,
+                () = self.outbox.gone() => Wake::Gone,
+                Some(done) = reads.next() => Wake::Read(done),
+                () = self.membership.mailbox.changed() => Wake::Changed,
+                request = self.requests.next(), if !work.half_closed && work.receipts_open < RECEIPTS_OPEN_MAX => Wake::Request(request),
+                held = some(&mut room_for_decoding), if room_for_decoding.is_some() => Wake::Decode(held),
+                () = self.outbox.room(), if wants_room => Wake::Room,
+                () = self.around.clock.sleep_until(pause_ends.unwrap_or_default()), if pause_ends.is_some() => Wake::Time,
+            };
+            match wake {
+                Wake::Stop => return End::Draining,
+                Wake::Gone => return End::Gone,
+                Wake::Read((partition, from, result)) => {
+                    work.inputs.push_back((partition, self.membership.entries(from, result)));
+                }
+                Wake::Changed => work.waits_for_credit = false,
+                Wake::Time => {
+                    let since = work.paused_since.unwrap_or_default();
+                    if self.around.clock.mono().since(since) > PAUSE.1 {
+                        let text = "this broker may not dispatch now; connect again";
+                        return End::Fault(Fault::new(FaultKind::Unavailable, "DISPATCH_PAUSED", text));
+                    }
+                }
+                // The client sends nothing more, and may still receive.
+                Wake::Request(None) => work.half_closed = true,
+                Wake::Request(Some(Err(_))) => return End::Gone,
+                Wake::Request(Some(Ok(request))) => {
+                    if let Err(fault) = self.request(work, request) {
+                        return End::Fault(fault);
+                    }
+                }
+                Wake::Decode(held) => {
+                    room_for_decoding = None;
+                    if let Some(step) = work.parcels.front_mut().and_then(|parcel| parcel.inflate(held)) {
+                        self.step(work, step);
+                    }
+                }
+                Wake::Room => {
+                    if let Some(bytes) = self.send_next(work, may_dispatch) {
+                        let budget = self.around.budget.clone();
+                        room_for_decoding = Some(async move { budget.take(bytes).await }.boxed());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what the machines put into the mailbox.
+    fn take_events(&mut self, work: &mut Work, reads: &mut FuturesUnordered<BoxFuture<'static, ReadDone>>) -> Result<(), Fault> {
+        while let Some((partition, event)) = self.membership.mailbox.pop() {
+            match event {
+                Event::Delivery(delivery) => {
+                    let decoded = work.decoded.take();
+                    work.parcels.push_back(Parcel::new(partition, delivery, self.format, decoded));
+                }
+                Event::Receipt { id, fault } => {
+                    work.receipts_open = work.receipts_open.saturating_sub(1);
+                    work.receipts.push_back(receipt(id, partition, fault.as_ref()));
+                }
+                Event::Read { from, bytes_max } => {
+                    let reader = self.membership.partitions[&partition].reader().clone();
+                    reads.push(async move { (partition, from, reader.read(from, bytes_max).await) }.boxed());
+                }
+                Event::Problem { span, fault } => {
+                    self.around.metrics.unreadable.inc();
+                    work.faults.push_back(problem(partition, span.first, span.end, String::new(), &fault));
+                }
+                Event::Ended(fault) => return Err(fault),
+            }
+        }
+        for partition in self.membership.mailbox.refilled() {
+            work.inputs.push_back((partition, self.membership.refilled()));
+        }
+        Ok(())
+    }
+
+    fn request(&self, work: &mut Work, request: v1::SubscribeRequest) -> Result<(), Fault> {
+        match request.request {
+            Some(Request::Credit(credit)) => {
+                self.membership.mailbox.grant(request::grant(credit))?;
+                work.waits_for_credit = false;
+                Ok(())
+            }
+            Some(Request::Ack(ack)) => {
+                self.acknowledge(work, ack);
+                Ok(())
+            }
+            Some(Request::Nack(nack)) => {
+                let partition = self.partition("nack.partition", nack.partition)?;
+                let spans = request::spans("nack.ranges", &nack.ranges)?;
+                let delay = request::delay(nack.delay_ms)?;
+                let Joiner { subscription, consumer, .. } = self.membership.joiner.clone();
+                let consumer = Some(consumer);
+                work.inputs.push_back((partition, Input::Nack { subscription, consumer, spans, delay, reply: None }));
+                Ok(())
+            }
+            Some(Request::Open(_)) => {
+                Err(Fault::invalid("open", "OPENED_ALREADY", "a stream is opened once, by its first request"))
+            }
+            None => Err(Fault::invalid("request", "MISSING", "a request is a credit, an ack or a nack")),
+        }
+    }
+
+    /// A wrong acknowledgement is answered by its receipt, and the stream goes on.
+    fn acknowledge(&self, work: &mut Work, ack: v1::Ack) {
+        let checked = self.partition("ack.partition", ack.partition).and_then(|partition| {
+            let spans = request::spans("ack.ranges", &ack.ranges)?;
+            let before = ack.up_to.map(|last| request::behind("ack.up_to", last)).transpose()?;
+            if spans.is_empty() && before.is_none() {
+                return Err(Fault::invalid("ack", "EMPTY", "an ack names ranges, or an offset to go up to"));
+            }
+            Ok((partition, spans, before))
+        });
+        match checked {
+            Ok((partition, spans, before)) => {
+                work.receipts_open += 1;
+                let target = AckTarget::Stream(self.membership.mailbox.slot(partition), ack.id);
+                let request = AckRequest { subscription: self.membership.joiner.subscription.clone(), spans, before, target };
+                work.inputs.push_back((partition, Input::Ack(request)));
+            }
+            Err(fault) => work.receipts.push_back(receipt(ack.id, PartitionIndex::new(ack.partition), Some(&fault))),
+        }
+    }
+
+    fn partition(&self, field: &str, number: u32) -> Result<PartitionIndex, Fault> {
+        let partition = PartitionIndex::new(number);
+        if self.membership.partitions.contains_key(&partition) {
+            return Ok(partition);
+        }
+        Err(Fault::invalid(field, "UNKNOWN_PARTITION", format!("partition {number} is not one of this stream")))
+    }
+
+    /// Whether messages may be sent to this subscription now (M4). Looked at before each response.
+    fn pause_is_over(&self, work: &mut Work) -> bool {
+        let Some(parcel) = work.parcels.front() else { return true };
+        if self.membership.partitions[&parcel.partition()].may_dispatch() {
+            work.paused_since = None;
+            return true;
+        }
+        work.paused_since.get_or_insert_with(|| self.around.clock.mono());
+        false
+    }
+
+    /// Sends one response; there is room for it. Answers how much is to be taken from the budget first, if it is to be decoded.
+    fn send_next(&self, work: &mut Work, may_dispatch: bool) -> Option<usize> {
+        if !work.receipts.is_empty() {
+            let count = work.receipts.len().min(RECEIPTS_MAX);
+            let receipts = work.receipts.drain(..count).collect();
+            self.outbox.send(response(Response::Receipts(v1::AckReceipts { receipts })), Hold::default());
+            return None;
+        }
+        if let Some(fault) = work.faults.pop_front() {
+            self.outbox.send(response(Response::Fault(fault)), Hold::default());
+            return None;
+        }
+        let step = work.parcels.front_mut().filter(|_| may_dispatch)?.next(|bytes| self.membership.mailbox.take_more(bytes));
+        if let Step::NeedsRoom(bytes) = step {
+            return Some(bytes);
+        }
+        self.step(work, step);
+        None
+    }
+
+    fn step(&self, work: &mut Work, step: Step) {
+        let Some(partition) = work.parcels.front().map(Parcel::partition) else { return };
+        match step {
+            Step::Send { response: delivery, messages, bytes, hold } => {
+                self.around.metrics.messages.inc_by(messages);
+                self.around.metrics.bytes.inc_by(bytes);
+                self.membership.mailbox.sent(messages);
+                self.outbox.send(response(Response::Delivery(delivery)), hold);
+            }
+            Step::Undeliverable { span, producer, error, unused } => {
+                let handle = &self.membership.partitions[&partition];
+                log_undeliverable(handle, &self.membership.joiner.subscription, span, producer.as_ref(), &error);
+                self.around.metrics.undeliverable.inc_by(span.count());
+                self.membership.mailbox.sent(unused.messages);
+                self.membership.mailbox.refund(unused);
+                let fault = Fault::new(FaultKind::DataLoss, error.reason, error.to_string());
+                let producer = producer.map(|p| p.to_string()).unwrap_or_default();
+                work.faults.push_back(problem(partition, span.first, span.end, producer, &fault));
+                work.inputs.push_back((partition, self.membership.undeliverable(span)));
+            }
+            Step::Done(unused) => {
+                let parcel = work.parcels.pop_front().expect("it is the first");
+                self.membership.mailbox.release(parcel.taken());
+                self.membership.mailbox.refund(unused);
+                work.decoded = parcel.into_decoded().filter(|_| self.around.budget.held() < self.around.budget.total() / 2);
+            }
+            Step::NeedsCredit => work.waits_for_credit = true,
+            Step::NeedsRoom(_) => {}
+        }
+    }
+
+    /// Waits, at most `until` then, for the receipts of what was acknowledged, and sends them.
+    async fn last_receipts(&mut self, work: &mut Work, until: Mono) {
+        loop {
+            while let Some((partition, event)) = self.membership.mailbox.pop() {
+                if let Event::Receipt { id, fault } = event {
+                    work.receipts_open = work.receipts_open.saturating_sub(1);
+                    work.receipts.push_back(receipt(id, partition, fault.as_ref()));
+                }
+            }
+            if work.receipts.is_empty() && work.receipts_open == 0 {
+                return;
+            }
+            let sendable = !work.receipts.is_empty();
+            tokio::select! {
+                biased;
+                () = self.outbox.gone() => return,
+                () = self.outbox.room(), if sendable => {
+                    self.send_next(work, false);
+                }
+                () = self.membership.mailbox.changed(), if !sendable => {}
+                () = self.around.clock.sleep_until(until) => return,
+            }
+        }
+    }
+}
+
+impl Work {
+    async fn tell(&mut self, membership: &Membership) -> Result<(), Fault> {
+        while let Some((partition, input)) = self.inputs.pop_front() {
+            membership.tell(partition, input).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is a response to be made now.
+    fn has_something(&self, may_dispatch: bool) -> bool {
+        let parcel = !self.parcels.is_empty() && !self.waits_for_credit && may_dispatch;
+        parcel || !self.receipts.is_empty() || !self.faults.is_empty()
+    }
+}
+
+/// What a future gives that may not be there.
+pub(super) async fn some<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn response(response: Response) -> v1::SubscribeResponse {
+    v1::SubscribeResponse { response: Some(response) }
+}
+
+fn receipt(id: u64, partition: PartitionIndex, fault: Option<&Fault>) -> v1::AckReceipt {
+    v1::AckReceipt { id, partition: partition.get(), fault: fault.map(to_wire) }
+}
+
+/// Said once for each subscription: what is undeliverable counts as acknowledged from then on (T6).
+pub(super) fn log_undeliverable(
+    partition: &PartitionHandle,
+    subscription: &SubscriptionName,
+    span: Span,
+    producer: Option<&ProducerName>,
+    error: &BatchError,
+) {
+    tracing::warn!(
+        partition = %partition.name(), %subscription, ?span, ?producer, %error,
+        "a batch contradicts its own header; its messages are not delivered"
+    );
+}
+
+/// A report of messages that can't be delivered.
+pub(super) fn problem(
+    partition: PartitionIndex,
+    first: Offset,
+    end: Offset,
+    producer: String,
+    fault: &Fault,
+) -> v1::DeliveryFault {
+    let last = end.previous().unwrap_or(first).get();
+    let offsets = Some(v1::OffsetRange { first: first.get(), last });
+    v1::DeliveryFault { partition: partition.get(), offsets, producer, fault: Some(to_wire(fault)) }
+}
+
+/// What a stream that was let in is told first.
+pub(super) fn subscribed(partitions: impl Iterator<Item = PartitionIndex>, kind: SubscriptionKind) -> v1::Subscribed {
+    let kind = match kind {
+        SubscriptionKind::Exclusive => v1::SubscriptionType::Exclusive,
+        SubscriptionKind::Shared => v1::SubscriptionType::Shared,
+    };
+    v1::Subscribed {
+        protocol_version: PROTOCOL_VERSION,
+        partitions: partitions.map(PartitionIndex::get).collect(),
+        r#type: kind.into(),
+    }
+}
+
+/// A grant that opens a stream, if there is one.
+pub(super) fn open_credit(mailbox: &Mailbox, credit: Option<Grant>) -> Result<(), Fault> {
+    credit.map_or(Ok(()), |grant| mailbox.grant(grant))
+}

@@ -1,0 +1,173 @@
+//! Taking messages by a call: a consumer that lives for one answer, and keeps what it answered until its deadline.
+
+use std::time::Duration;
+
+use alluvium_proto::v1;
+use alluvium_types::fault::{Fault, FaultKind};
+use alluvium_types::ids::Offset;
+use alluvium_types::time::Mono;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+
+use super::consume::log_undeliverable;
+use super::membership::{Joiner, Membership, ReadDone, Spans};
+use super::parcel::{Format, Parcel, Step};
+use super::request;
+use super::service::ConsumeEdge;
+use crate::subscription::{Event, Grant, Mailbox, Span};
+use crate::topic::SubscriptionKind;
+
+/// How long what is on its way is waited for: others after the first message, or the first after a read.
+const GATHER: Duration = Duration::from_millis(5);
+/// The longest a pull goes on past its time for a read that is under way.
+const READ_WAIT: Duration = Duration::from_secs(5);
+
+/// What a pull has.
+#[derive(Default)]
+struct Taken {
+    messages: Vec<v1::PulledMessage>,
+    kept: Spans,
+    unsent: Spans,
+    full: bool,
+}
+
+/// Answers with some messages, or with none when the wait is over. Dropping the call gives back what it was given.
+pub(super) async fn pull(edge: &ConsumeEdge, request: v1::PullRequest) -> Result<v1::PullResponse, Fault> {
+    let asked = request::pull(&request)?;
+    let until = edge.broker.clock().mono().after(asked.wait);
+    let topic = edge.topic(&asked.topic).await?;
+    let kind = asked.start.map(|_| SubscriptionKind::Shared);
+    edge.broker.subscription(&topic, &asked.subscription, kind, asked.start).await?;
+    let partitions = edge.partitions(&topic, &asked.partitions).await?;
+    let mailbox = Mailbox::new();
+    mailbox.grant(Grant { messages: asked.messages_max, bytes: asked.bytes_max })?;
+    let joiner = Joiner {
+        subscription: asked.subscription,
+        consumer: edge.new_consumer(),
+        name: String::new(),
+        takeover: false,
+        ack_deadline: Some(asked.ack_deadline),
+    };
+    let membership = Membership::join(joiner, partitions, mailbox, edge.broker.tasks().clone()).await?;
+    let mut taken = Taken::default();
+    gather(edge, &membership, &mut taken, until).await?;
+    // What is answered stays with the caller until its deadline. An owner that ended in between has forgotten it: it is
+    // delivered again.
+    membership
+        .leave(taken.kept, taken.unsent)
+        .await
+        .map_err(|fault| Fault::new(FaultKind::Unavailable, fault.reason, fault.message))?;
+    Ok(v1::PullResponse { messages: taken.messages })
+}
+
+async fn gather(edge: &ConsumeEdge, membership: &Membership, taken: &mut Taken, until: Mono) -> Result<(), Fault> {
+    let (clock, tasks, mailbox) = (edge.broker.clock(), edge.broker.tasks(), &membership.mailbox);
+    let mut reads: FuturesUnordered<BoxFuture<'static, ReadDone>> = FuturesUnordered::new();
+    let last = until.after(READ_WAIT);
+    let mut until = until.max(clock.mono().after(GATHER));
+    let mut gathering = false;
+    loop {
+        take_events(edge, membership, taken, &mut reads).await?;
+        let some = !taken.messages.is_empty();
+        if taken.full || (some && mailbox.account().allowance().is_none()) {
+            return Ok(());
+        }
+        if some && !gathering {
+            gathering = true;
+            until = until.min(clock.mono().after(GATHER));
+        }
+        // There is something to read: an empty answer would be wrong.
+        let until_now = if !some && !reads.is_empty() { last } else { until };
+        tokio::select! {
+            biased;
+            () = tasks.stopping() => return Ok(()),
+            Some((partition, from, result)) = reads.next() => {
+                membership.tell(partition, membership.entries(from, result)).await?;
+                until = until.max(clock.mono().after(GATHER));
+            }
+            () = mailbox.changed() => {}
+            () = clock.sleep_until(until_now) => return Ok(()),
+        }
+    }
+}
+
+async fn take_events(
+    edge: &ConsumeEdge,
+    membership: &Membership,
+    taken: &mut Taken,
+    reads: &mut FuturesUnordered<BoxFuture<'static, ReadDone>>,
+) -> Result<(), Fault> {
+    while let Some((partition, event)) = membership.mailbox.pop() {
+        match event {
+            Event::Delivery(delivery) => {
+                open(edge, membership, taken, Parcel::new(partition, delivery, Format::Messages, None)).await?;
+            }
+            Event::Read { from, bytes_max } => {
+                let reader = membership.partitions[&partition].reader().clone();
+                reads.push(async move { (partition, from, reader.read(from, bytes_max).await) }.boxed());
+            }
+            Event::Ended(fault) => return Err(fault),
+            Event::Problem { fault, .. } => {
+                edge.metrics().unreadable.inc();
+                if taken.messages.is_empty() {
+                    return Err(fault);
+                }
+            }
+            Event::Receipt { .. } => {}
+        }
+    }
+    for partition in membership.mailbox.refilled() {
+        membership.tell(partition, membership.refilled()).await?;
+    }
+    Ok(())
+}
+
+/// Decodes what came. What can't be decoded is logged and skipped, as on a stream.
+async fn open(edge: &ConsumeEdge, membership: &Membership, taken: &mut Taken, mut parcel: Parcel) -> Result<(), Fault> {
+    let (partition, mailbox) = (parcel.partition(), &membership.mailbox);
+    let handle = &membership.partitions[&partition];
+    loop {
+        let may_dispatch = handle.may_dispatch();
+        let mut step = if may_dispatch { parcel.next(|bytes| mailbox.take_more(bytes)) } else { Step::NeedsCredit };
+        if let Step::NeedsRoom(bytes) = step {
+            let held = edge.broker.delivery_budget().take(bytes).await;
+            match parcel.inflate(held) {
+                None => continue,
+                Some(undeliverable) => step = undeliverable,
+            }
+        }
+        match step {
+            Step::Send { response, messages, bytes, .. } => {
+                edge.metrics().messages.inc_by(messages);
+                edge.metrics().bytes.inc_by(bytes);
+                mailbox.sent(messages);
+                let end = parcel.unsent().first;
+                let first = Offset::new(end.get() - messages);
+                taken.kept.entry(partition).or_default().push(Span::new(first, end));
+                let pulled = |m| v1::PulledMessage { partition: partition.get(), message: Some(m) };
+                taken.messages.extend(response.messages.into_iter().map(pulled));
+            }
+            Step::Undeliverable { span, producer, error, unused } => {
+                log_undeliverable(handle, &membership.joiner.subscription, span, producer.as_ref(), &error);
+                edge.metrics().undeliverable.inc_by(span.count());
+                mailbox.sent(unused.messages);
+                mailbox.refund(unused);
+                membership.tell(partition, membership.undeliverable(span)).await?;
+            }
+            Step::NeedsCredit => {
+                // Larger than what was asked for, or not to be dispatched now (M4): it is for another call.
+                taken.unsent.entry(partition).or_default().push(parcel.unsent());
+                taken.full = true;
+                mailbox.close();
+                return Ok(());
+            }
+            Step::Done(unused) => {
+                mailbox.release(parcel.taken());
+                mailbox.refund(unused);
+                return Ok(());
+            }
+            Step::NeedsRoom(_) => unreachable!("there is room now"),
+        }
+    }
+}

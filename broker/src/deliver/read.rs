@@ -1,0 +1,383 @@
+//! Reading without a cursor: one task that reads what the client has credit for.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use alluvium_proto::v1::read_request::Request;
+use alluvium_proto::v1::read_response::Response;
+use alluvium_proto::{PROTOCOL_VERSION, v1};
+use alluvium_runtime::budget::BytesHeld;
+use alluvium_types::fault::{Fault, FaultKind};
+use alluvium_types::ids::{Offset, PartitionIndex};
+use alluvium_types::names::PartitionName;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, Stream, StreamExt};
+use tonic::Status;
+
+use super::consume::{problem, some};
+use super::membership::{Partitions, ReadDone};
+use super::outbox::{Hold, Outbox, Responses};
+use super::parcel::{Decoded, Format, Parcel, Step};
+use super::request;
+use super::service::{ConsumeEdge, Surroundings};
+use crate::subscription::credit::Account;
+use crate::subscription::state::choose;
+use crate::subscription::window::{Shape, shapes};
+use crate::subscription::{Delivery, Span};
+use crate::topic::{LoadedEntry, ReadFault};
+
+/// About what is read at a time.
+const READ_BYTES: usize = 512 << 10;
+/// How many partitions of one stream are read at a time.
+const READS_MAX: usize = 4;
+/// How long after a failed read the next one begins.
+const READ_RETRY: Duration = Duration::from_millis(200);
+
+/// A reader's stream.
+pub(super) struct Session<S> {
+    around: Surroundings,
+    partitions: Partitions,
+    format: Format,
+    requests: S,
+    outbox: Outbox<v1::ReadResponse>,
+    work: Work,
+}
+
+struct Work {
+    places: BTreeMap<PartitionIndex, Place>,
+    account: Account,
+    /// What is being sent.
+    parcel: Option<Parcel>,
+    faults: VecDeque<v1::DeliveryFault>,
+    waits_for_credit: bool,
+    half_closed: bool,
+    served_last: Option<PartitionIndex>,
+}
+
+/// Where a reader is in a partition.
+struct Place {
+    next: Offset,
+    /// Where it ends, if it ends.
+    stop: Option<Offset>,
+    /// What was read and not yet sent, in order, with its batches.
+    entries: VecDeque<(LoadedEntry, Vec<Shape>)>,
+    /// A read, or a wait for something to read, is under way.
+    busy: bool,
+    decoded: Option<Decoded>,
+}
+
+enum Wake {
+    Stop,
+    Gone,
+    Request(Option<Result<v1::ReadRequest, Status>>),
+    Read(ReadDone),
+    More(PartitionIndex, bool),
+    Room,
+    Decode(BytesHeld),
+}
+
+/// Why a reader's stream ends.
+enum End {
+    Gone,
+    Complete,
+    Fault(Fault),
+}
+
+#[derive(Default)]
+struct Waiting {
+    reads: FuturesUnordered<BoxFuture<'static, ReadDone>>,
+    more: FuturesUnordered<BoxFuture<'static, (PartitionIndex, bool)>>,
+    decoding: Option<BoxFuture<'static, BytesHeld>>,
+}
+
+/// Opens the partitions and finds where to begin.
+pub(super) async fn open<S>(
+    edge: &ConsumeEdge,
+    asked: request::Read,
+    requests: S,
+) -> Result<(Session<S>, Responses<v1::ReadResponse>), Fault> {
+    // A wrong grant is refused before anything is opened.
+    let mut account = Account::default();
+    if let Some(credit) = asked.credit {
+        account.grant(credit)?;
+    }
+    let topic = edge.topic(&asked.topic).await?;
+    let partitions = edge.partitions(&topic, &asked.partitions).await?;
+    let (mut places, mut ranges) = (BTreeMap::new(), Vec::new());
+    for (index, handle) in &partitions {
+        let next = handle.resolve(asked.start).await?;
+        let bounds = handle.bounds();
+        let stop = asked.stop_at_end.then_some(bounds.end);
+        places.insert(*index, Place { next, stop, entries: VecDeque::new(), busy: false, decoded: None });
+        let (first_offset, end_offset) = (bounds.first.get(), bounds.end.get());
+        ranges.push(v1::PartitionRange { partition: index.get(), first_offset, end_offset });
+    }
+    let (outbox, responses) = Outbox::new();
+    let opened = v1::ReadOpened { protocol_version: PROTOCOL_VERSION, partitions: ranges };
+    outbox.send(response(Response::Opened(opened)), Hold::default());
+    let work = Work {
+        places,
+        account,
+        parcel: None,
+        faults: VecDeque::new(),
+        waits_for_credit: false,
+        half_closed: false,
+        served_last: None,
+    };
+    Ok((Session { around: edge.surroundings(), partitions, format: asked.format, requests, outbox, work }, responses))
+}
+
+impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S> {
+    /// Serves the stream until the client goes, the end it asked for is reached, or something ends it.
+    pub(super) async fn run(mut self) {
+        self.around.metrics.streams.inc();
+        let end = self.serve().await;
+        self.around.metrics.streams.dec();
+        if let End::Fault(fault) = end {
+            self.outbox.end(&fault, &self.around.clock).await;
+        }
+    }
+
+    async fn serve(&mut self) -> End {
+        let mut waiting = Waiting::default();
+        loop {
+            self.next_parcel();
+            self.begin_reads(&mut waiting);
+            if self.work.is_complete() {
+                return End::Complete;
+            }
+            let sendable = self.work.parcel.is_some() && !self.work.waits_for_credit && waiting.decoding.is_none();
+            let wants_room = sendable || !self.work.faults.is_empty();
+            let wake = tokio::select! {
+                biased;
+                () = self.around.tasks.stopping() => Wake::Stop,
+                () = self.outbox.gone() => Wake::Gone,
+                Some(done) = waiting.reads.next() => Wake::Read(done),
+                request = self.requests.next(), if !self.work.half_closed => Wake::Request(request),
+                held = some(&mut waiting.decoding), if waiting.decoding.is_some() => Wake::Decode(held),
+                () = self.outbox.room(), if wants_room => Wake::Room,
+                Some((partition, owned)) = waiting.more.next() => Wake::More(partition, owned),
+            };
+            let outcome = match wake {
+                Wake::Stop => Err(Fault::new(FaultKind::Unavailable, "STOPPING", "the broker is stopping; connect again")),
+                Wake::Gone | Wake::Request(Some(Err(_))) => return End::Gone,
+                Wake::Request(None) => {
+                    self.work.half_closed = true;
+                    Ok(())
+                }
+                Wake::Request(Some(Ok(request))) => self.work.request(&request),
+                Wake::Read((partition, from, result)) => self.read(partition, from, result, &waiting),
+                Wake::More(partition, owned) => self.more(partition, owned),
+                Wake::Room => {
+                    self.send(&mut waiting, sendable);
+                    Ok(())
+                }
+                Wake::Decode(held) => {
+                    waiting.decoding = None;
+                    if let Some(step) = self.work.parcel.as_mut().and_then(|parcel| parcel.inflate(held)) {
+                        self.step(step);
+                    }
+                    Ok(())
+                }
+            };
+            if let Err(fault) = outcome {
+                return End::Fault(fault);
+            }
+        }
+    }
+
+    /// Takes the next messages that are at hand and that credit covers, a partition after the other.
+    fn next_parcel(&mut self) {
+        let work = &mut self.work;
+        if work.parcel.is_some() {
+            return;
+        }
+        let Some(allowance) = work.account.allowance() else { return };
+        let after = work.served_last.map_or(0, |last| last.get() + 1);
+        let ready = |p: &&mut Place| !p.entries.is_empty();
+        let (first, then): (Vec<_>, Vec<_>) = work.places.iter_mut().partition(|(index, _)| index.get() >= after);
+        let found = first.into_iter().chain(then).find(|(_, place)| ready(place));
+        let Some((&index, place)) = found else { return };
+        let (entry, shapes) = place.entries.front().expect("it has some");
+        let end = place.stop.unwrap_or(entry.end_offset()).min(entry.end_offset());
+        let shapes = &shapes[shapes.partition_point(|s| s.span.end <= place.next)..];
+        let Some((span, used)) = choose(Span::new(place.next, end), shapes, allowance, 1) else { return };
+        let delivery = Delivery { entry: entry.clone(), span, attempt: 1, taken: used };
+        work.account.take(used);
+        place.next = span.end;
+        if span.end >= end {
+            place.entries.pop_front();
+        }
+        work.served_last = Some(index);
+        work.parcel = Some(Parcel::new(index, delivery, self.format, place.decoded.take()));
+    }
+
+    /// Reads where nothing is at hand, while there is credit to send it; waits where there is nothing yet.
+    fn begin_reads(&mut self, waiting: &mut Waiting) {
+        let credit = self.work.account.allowance().is_some();
+        for (&index, place) in &mut self.work.places {
+            if place.busy || !place.entries.is_empty() || place.is_complete() {
+                continue;
+            }
+            let (handle, from) = (&self.partitions[&index], place.next);
+            if from >= handle.bounds().end {
+                let mut bounds = handle.watch();
+                place.busy = true;
+                waiting.more.push(async move { (index, bounds.wait_for(|b| b.end > from).await.is_ok()) }.boxed());
+            } else if credit && waiting.reads.len() < READS_MAX {
+                let reader = handle.reader().clone();
+                place.busy = true;
+                waiting.reads.push(async move { (index, from, reader.read(from, READ_BYTES).await) }.boxed());
+            }
+        }
+    }
+
+    fn read(
+        &mut self,
+        index: PartitionIndex,
+        from: Offset,
+        result: Result<Vec<LoadedEntry>, ReadFault>,
+        waiting: &Waiting,
+    ) -> Result<(), Fault> {
+        let name = self.partitions[&index].name().clone();
+        let place = self.work.places.get_mut(&index).expect("it was read for");
+        place.busy = false;
+        match result {
+            Ok(entries) => {
+                if let Some(first) = entries.first() {
+                    // What lies between was trimmed.
+                    place.next = from.max(first.first_offset());
+                }
+                place.entries = entries.into_iter().map(|entry| (entry.clone(), shapes(&entry))).collect();
+                if place.entries.is_empty() && from < self.partitions[&index].bounds().end {
+                    self.pause(index, waiting);
+                }
+            }
+            Err(ReadFault::Lost { first, end, reason }) => self.lost(index, &name, Span::new(first, end), &reason),
+            Err(ReadFault::Unavailable(reason)) => {
+                tracing::debug!(partition = %name, %from, reason, "read failed, trying again");
+                self.pause(index, waiting);
+            }
+            Err(moved @ ReadFault::Moved) => return Err(moved.to_fault(&name)),
+        }
+        Ok(())
+    }
+
+    /// Reported, and gone past (T6): a reader keeps no place that would remember it.
+    fn lost(&mut self, index: PartitionIndex, name: &PartitionName, span: Span, reason: &str) {
+        tracing::error!(partition = %name, ?span, reason, "messages cannot be read");
+        self.around.metrics.unreadable.inc();
+        let fault = Fault::new(FaultKind::DataLoss, "MESSAGES_UNREADABLE", reason);
+        self.work.faults.push_back(problem(index, span.first, span.end, String::new(), &fault));
+        let place = self.work.places.get_mut(&index).expect("it was read for");
+        place.next = place.next.max(span.end);
+    }
+
+    /// The next read of a partition begins a little later.
+    fn pause(&mut self, index: PartitionIndex, waiting: &Waiting) {
+        let clock = self.around.clock.clone();
+        self.work.places.get_mut(&index).expect("it was read for").busy = true;
+        waiting.more.push(
+            async move {
+                (index, {
+                    clock.sleep(READ_RETRY).await;
+                    true
+                })
+            }
+            .boxed(),
+        );
+    }
+
+    fn more(&mut self, index: PartitionIndex, owned: bool) -> Result<(), Fault> {
+        if !owned {
+            return Err(ReadFault::Moved.to_fault(self.partitions[&index].name()));
+        }
+        self.work.places.get_mut(&index).expect("it waited").busy = false;
+        Ok(())
+    }
+
+    /// Sends one response; there is room for it.
+    fn send(&mut self, waiting: &mut Waiting, sendable: bool) {
+        if let Some(fault) = self.work.faults.pop_front() {
+            self.outbox.send(response(Response::Fault(fault)), Hold::default());
+            return;
+        }
+        let account = &mut self.work.account;
+        let Some(parcel) = self.work.parcel.as_mut().filter(|_| sendable) else { return };
+        let unsent = parcel.unsent().count();
+        let step = parcel.next(|bytes| {
+            let alone = account.on_their_way() <= unsent;
+            account.take_more(bytes, alone)
+        });
+        if let Step::NeedsRoom(bytes) = step {
+            let budget = self.around.budget.clone();
+            waiting.decoding = Some(async move { budget.take(bytes).await }.boxed());
+        } else {
+            self.step(step);
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        let work = &mut self.work;
+        let Some(partition) = work.parcel.as_ref().map(Parcel::partition) else { return };
+        match step {
+            Step::Send { response: delivery, messages, bytes, hold } => {
+                self.around.metrics.messages.inc_by(messages);
+                self.around.metrics.bytes.inc_by(bytes);
+                work.account.settle(messages);
+                self.outbox.send(response(Response::Delivery(delivery)), hold);
+            }
+            Step::Undeliverable { span, producer, error, unused } => {
+                let name = self.partitions[&partition].name();
+                tracing::warn!(partition = %name, ?span, ?producer, %error, "a batch contradicts its own header; a reader goes past it");
+                self.around.metrics.undeliverable.inc_by(span.count());
+                work.account.refund(unused);
+                let place = work.places.get_mut(&partition).expect("it was read for");
+                place.next = place.next.max(span.end);
+                place.entries.retain(|(entry, _)| entry.end_offset() > span.end);
+                let fault = Fault::new(FaultKind::DataLoss, error.reason, error.to_string());
+                let producer = producer.map(|p| p.to_string()).unwrap_or_default();
+                work.faults.push_back(problem(partition, span.first, span.end, producer, &fault));
+            }
+            Step::Done(unused) => {
+                work.account.refund(unused);
+                let decoded = work.parcel.take().and_then(Parcel::into_decoded);
+                let budget = &self.around.budget;
+                let place = work.places.get_mut(&partition).expect("it was read for");
+                place.decoded = decoded.filter(|_| budget.held() < budget.total() / 2);
+            }
+            Step::NeedsCredit => work.waits_for_credit = true,
+            Step::NeedsRoom(_) => {}
+        }
+    }
+}
+
+impl Place {
+    fn is_complete(&self) -> bool {
+        self.stop.is_some_and(|stop| self.next >= stop)
+    }
+}
+
+impl Work {
+    fn is_complete(&self) -> bool {
+        self.parcel.is_none() && self.faults.is_empty() && self.places.values().all(Place::is_complete)
+    }
+
+    fn request(&mut self, request: &v1::ReadRequest) -> Result<(), Fault> {
+        match &request.request {
+            Some(Request::Credit(credit)) => {
+                self.waits_for_credit = false;
+                self.account.grant(request::grant(*credit))
+            }
+            Some(Request::Open(_)) => {
+                Err(Fault::invalid("open", "OPENED_ALREADY", "a stream is opened once, by its first request"))
+            }
+            None => Err(Fault::invalid("request", "MISSING", "a request is a credit")),
+        }
+    }
+}
+
+fn response(response: Response) -> v1::ReadResponse {
+    v1::ReadResponse { response: Some(response) }
+}

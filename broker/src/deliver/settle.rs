@@ -1,0 +1,72 @@
+//! Acknowledging and giving back, without a stream.
+
+use alluvium_proto::v1;
+use alluvium_types::fault::Fault;
+use alluvium_types::ids::{Offset, PartitionIndex};
+use alluvium_types::names::{SubscriptionName, TopicName};
+use tokio::sync::oneshot;
+
+use super::membership::{Partitions, answered};
+use super::request;
+use super::service::ConsumeEdge;
+use crate::subscription::{AckRequest, AckTarget, Input, Span};
+
+/// Answers once everything named is acknowledged and durable (S1). On a fault some of it may be; doing it again is harmless.
+pub(super) async fn acknowledge(edge: &ConsumeEdge, request: v1::AcknowledgeRequest) -> Result<v1::AcknowledgeResponse, Fault> {
+    let mut asked: std::collections::BTreeMap<PartitionIndex, (Vec<Span>, Option<Offset>)> =
+        request::ids("ids", &request.ids)?.into_iter().map(|(partition, spans)| (partition, (spans, None))).collect();
+    for id in &request.up_to {
+        let before = request::behind("up_to", id.offset)?;
+        let (_, upto) = asked.entry(PartitionIndex::new(id.partition)).or_default();
+        *upto = (*upto).max(Some(before));
+    }
+    if asked.is_empty() {
+        return Err(Fault::invalid("ids", "EMPTY", "nothing is named to acknowledge"));
+    }
+    let wanted: Vec<PartitionIndex> = asked.keys().copied().collect();
+    let (subscription, partitions) = find(edge, &request.topic, &request.subscription, &wanted).await?;
+    let mut answers = Vec::new();
+    for (partition, (spans, before)) in asked {
+        let handle = &partitions[&partition];
+        let (reply, answer) = oneshot::channel();
+        let target = AckTarget::Call(reply);
+        let request = AckRequest { subscription: subscription.clone(), spans, before, target };
+        handle.subscriptions(Input::Ack(request)).await?;
+        answers.push((handle, answer));
+    }
+    for (handle, answer) in answers {
+        answered(answer, handle).await?;
+    }
+    Ok(v1::AcknowledgeResponse {})
+}
+
+/// Gives messages back, whoever has them.
+pub(super) async fn nack(edge: &ConsumeEdge, request: v1::NackRequest) -> Result<v1::NackResponse, Fault> {
+    let asked = request::ids("ids", &request.ids)?;
+    let delay = request::delay(request.delay_ms)?;
+    if asked.is_empty() {
+        return Err(Fault::invalid("ids", "EMPTY", "nothing is named to give back"));
+    }
+    let wanted: Vec<PartitionIndex> = asked.keys().copied().collect();
+    let (subscription, partitions) = find(edge, &request.topic, &request.subscription, &wanted).await?;
+    for (partition, spans) in asked {
+        let handle = &partitions[&partition];
+        let (reply, answer) = oneshot::channel();
+        let (subscription, reply) = (subscription.clone(), Some(reply));
+        handle.subscriptions(Input::Nack { subscription, consumer: None, spans, delay, reply }).await?;
+        answered(answer, handle).await?;
+    }
+    Ok(v1::NackResponse {})
+}
+
+async fn find(
+    edge: &ConsumeEdge,
+    topic: &str,
+    subscription: &str,
+    wanted: &[PartitionIndex],
+) -> Result<(SubscriptionName, Partitions), Fault> {
+    let (topic, subscription) = (TopicName::parse(topic)?, SubscriptionName::parse(subscription)?);
+    let topic = edge.topic(&topic).await?;
+    edge.broker.subscription(&topic, &subscription, None, None).await?;
+    Ok((subscription, edge.partitions(&topic, wanted).await?))
+}

@@ -250,7 +250,7 @@ async fn when_the_process_stops_waiting_appends_are_unknown() {
 }
 
 #[tokio::test]
-async fn m7_a_ledger_that_needs_no_metadata_goes_on_without_it() {
+async fn m7_appends_leave_metadata_alone() {
     let cluster = Cluster::start(3).await;
     let writer = cluster.ledger(Replication::DEFAULT).await;
     let before = cluster.ledgers.ledgers().get(writer.ledger()).await.unwrap();

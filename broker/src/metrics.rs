@@ -13,14 +13,12 @@ pub struct Metrics {
     pub published_bytes: Counter,
     /// Batches taken.
     pub published_batches: Counter,
-    /// Batches refused, for whatever reason.
+    /// Batches that made no sense.
     pub refused_batches: Counter,
     /// Entries appended to ledgers and confirmed.
     pub confirmed_entries: Counter,
     /// Bytes of their bodies.
     pub confirmed_bytes: Counter,
-    /// Publishing streams that are open.
-    pub publishing_streams: Gauge,
     /// Partitions that this broker serves.
     pub partitions: Gauge,
     /// Partitions taken over since the start.
@@ -40,14 +38,13 @@ impl Metrics {
         counter("published_messages", "Messages taken from producers", &self.published_messages);
         counter("published_bytes", "Bytes of the batches taken from producers", &self.published_bytes);
         counter("published_batches", "Batches taken from producers", &self.published_batches);
-        counter("refused_batches", "Batches refused", &self.refused_batches);
+        counter("refused_batches", "Batches refused because they made no sense", &self.refused_batches);
         counter("confirmed_entries", "Entries confirmed by an ack quorum", &self.confirmed_entries);
         counter("confirmed_bytes", "Bytes of the entries confirmed", &self.confirmed_bytes);
         counter("takeovers", "Partitions taken over", &self.takeovers);
         counter("failed_takeovers", "Takeovers of partitions that failed", &self.failed_takeovers);
         counter("trimmed_segments", "Segments removed by retention", &self.trimmed_segments);
         let mut gauge = |name: &str, help: &str, gauge: &Gauge| registry.register(name, help, gauge.clone());
-        gauge("publishing_streams", "Publishing streams that are open", &self.publishing_streams);
         gauge("partitions", "Partitions that this broker serves", &self.partitions);
         gauge("storage_full", "1 while no bookie takes more messages", &self.storage_full);
     }

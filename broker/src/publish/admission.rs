@@ -38,7 +38,13 @@ pub(super) fn open(open: &v1::PublishOpen) -> Result<Opening, Fault> {
         return Err(Fault::invalid("hello.client", "TOO_LONG", text));
     }
     let producer = if open.producer.is_empty() { None } else { Some(ProducerName::parse(&open.producer)?) };
-    Ok(Opening { topic: TopicName::parse(&open.topic)?, guarantee: guarantee(open.guarantee)?, producer })
+    let guarantee = guarantee(open.guarantee)?;
+    if producer.is_some() && guarantee != Guarantee::Quorum {
+        // D2: a duplicate is told only when its original is durable, so an idempotent producer's receipts can't promise less.
+        let text = "an idempotent producer's receipts promise QUORUM; leave the producer's name out for less";
+        return Err(Fault::invalid("guarantee", "IDEMPOTENT_NEEDS_QUORUM", text));
+    }
+    Ok(Opening { topic: TopicName::parse(&open.topic)?, guarantee, producer })
 }
 
 /// Checks a guarantee.

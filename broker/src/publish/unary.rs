@@ -1,6 +1,7 @@
 //! The simple way: a few messages in one call, batched by the broker.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use alluvium_proto::batch::{self, BatchBuilder};
 use alluvium_proto::v1;
@@ -11,6 +12,7 @@ use alluvium_types::key_hash::partition_of;
 use alluvium_types::limits::{BATCH_MESSAGES_MAX, Limits};
 use alluvium_types::names::TopicName;
 use alluvium_types::time::Timestamp;
+use tokio::sync::mpsc;
 
 use super::admission;
 use super::receipt::{Answer, Answers, Receipt, Ticket};
@@ -19,6 +21,9 @@ use crate::topic::command::PublishCommand;
 
 /// The most messages of a call.
 const MESSAGES_MAX: usize = 10_000;
+
+/// How long a call waits for its receipts. A stream waits for as long as it is open.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A batch of a call, and which of the call's messages it holds.
 struct Parcel {
@@ -60,14 +65,27 @@ pub(super) async fn publish(broker: &Broker, request: v1::PublishRequest, sticky
         sent.map_err(|_| crate::topic::handle::moved(handle.name()))?;
     }
     drop(answers);
-    let mut ids = vec![v1::MessageId::default(); request.messages.len()];
+    let collected = broker.clock().timeout(PATIENCE, collect(&mut heard, &parcels, request.messages.len())).await;
+    collected.unwrap_or_else(|_| {
+        let text = "the storage has not confirmed the messages yet; they may be stored";
+        Err(Fault::new(FaultKind::OutcomeUnknown, "NOT_CONFIRMED", text))
+    })
+}
+
+/// Waits for the receipts of all parcels.
+async fn collect(
+    heard: &mut mpsc::Receiver<Answer>,
+    parcels: &[Parcel],
+    messages: usize,
+) -> Result<v1::PublishResponse, Fault> {
+    let mut ids = vec![v1::MessageId::default(); messages];
     let mut outstanding = parcels.len();
     while outstanding > 0 {
         let answer = heard.recv().await.ok_or_else(lost)?;
         let Answer::Receipts(receipts) = answer else { continue };
         outstanding -= receipts.len();
         for receipt in receipts {
-            place(&receipt, &parcels, &mut ids)?;
+            place(&receipt, parcels, &mut ids)?;
         }
     }
     Ok(v1::PublishResponse { ids })

@@ -81,14 +81,6 @@ impl TailCache {
             .cloned()
             .collect()
     }
-
-    /// Lets the older half go: for partitions that are quiet while others need the room.
-    pub(crate) fn shrink(&mut self) {
-        let half = self.bytes / 2;
-        while self.bytes > half {
-            self.pop();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -253,6 +253,7 @@ impl DataLedgers {
             Ok(()) => {
                 self.segments.retain(|segment| !numbers.contains(&segment.value.number));
                 self.readable.remove_segments(&numbers);
+                self.context.metrics.trimmed_segments.inc_by(numbers.len() as u64);
                 tracing::info!(partition = %self.claim.partition(), segments = numbers.len(), "segments went by retention");
                 DataEvent::Trimmed(numbers)
             }

@@ -216,11 +216,6 @@ impl Log {
         self.in_flight.is_empty() && matches!(self.phase, Phase::Bare | Phase::Open(_)) && self.ahead != Ahead::Creating
     }
 
-    /// Whether no ledger is open, nor being opened.
-    pub(crate) fn is_bare(&self) -> bool {
-        matches!(self.phase, Phase::Bare) && self.ahead == Ahead::None
-    }
-
     /// Rolls by other bounds from now on.
     pub(crate) const fn set_rollover(&mut self, rollover: Rollover) {
         self.rollover = rollover;
@@ -240,9 +235,17 @@ impl Log {
         }
     }
 
+    /// Where a busy log stops to wait for the next ledger.
+    const fn overfull_bytes(&self) -> u64 {
+        self.rollover.bytes / 4 * 5
+    }
+
     /// Whether an entry may be appended now.
     pub(crate) fn takes(&self, window_bytes: usize) -> bool {
-        matches!(self.phase, Phase::Open(_)) && self.in_flight.len() < IN_FLIGHT_MAX && self.in_flight_bytes < window_bytes
+        let Phase::Open(current) = &self.phase else { return false };
+        self.in_flight.len() < IN_FLIGHT_MAX
+            && self.in_flight_bytes < window_bytes
+            && current.appended_bytes < self.overfull_bytes()
     }
 
     /// Appends; [`Log::takes`] said yes.
@@ -329,7 +332,7 @@ impl Log {
             return;
         }
         // A busy log waits for the next ledger rather than for its creation, up to a point.
-        let full = bytes >= self.rollover.bytes && (self.ahead == Ahead::Ready || bytes >= self.rollover.bytes / 4 * 5);
+        let full = bytes >= self.rollover.bytes && (self.ahead == Ahead::Ready || bytes >= self.overfull_bytes());
         let old = now.since(current.begun) >= self.rollover.age;
         let idle = self.in_flight.is_empty() && now.since(current.appended_at) >= self.idle_close;
         if full || old || idle || self.close_wanted {
@@ -573,7 +576,7 @@ mod tests {
         world.log.closed();
         assert!(matches!(world.actions().as_slice(), [LogAction::Seal { begin_next: false, .. }]));
         world.log.sealed(at(world.now));
-        assert!(world.log.is_bare());
+        assert_eq!(world.log.open_first(), None);
         assert_eq!(world.actions(), [], "no ledger before it is needed");
     }
 

@@ -12,7 +12,7 @@ use super::cache::TailCache;
 use super::command::{Command, PublishCommand};
 use super::data_ledgers::{DataEvent, DataLedgers};
 use super::entry::LoadedEntry;
-use super::handle::{Parts, PartitionHandle};
+use super::handle::{Parts, PartitionHandle, moved};
 use super::hosted::{Hosted, Output, SubscriptionSpec};
 use super::lease::DispatchLease;
 use super::owner::{Lost, Owner, OwnerAction, OwnerStart, PartitionPolicy, Visible};
@@ -23,7 +23,7 @@ use super::takeover::{Found, take_over};
 use crate::broker::{Context, Session};
 use crate::error::OpenError;
 use crate::ownership::Claim;
-use crate::publish::receipt::tell;
+use crate::publish::receipt::{Waiting, tell};
 use crate::subscription::Machine;
 
 /// Batches that wait for the owner, beside the bytes they hold of the budget.
@@ -158,7 +158,6 @@ impl PartitionTask {
     pub(crate) async fn run(mut self) {
         let mut batches = Vec::with_capacity(PUBLISH_QUEUE);
         while !self.over {
-            self.owner.set_storage_full(self.context.storage_full());
             self.owner.step(self.context.clock.mono(), self.context.clock.wall());
             self.act().await;
             if self.over {
@@ -166,6 +165,15 @@ impl PartitionTask {
             }
             let wake = self.wait(&mut batches).await;
             self.take(wake, &mut batches).await;
+        }
+        // What waits in the queue never reached the owner.
+        self.publishes.close();
+        while let Ok(command) = self.publishes.try_recv() {
+            let fault = moved(&self.name);
+            tell([match command {
+                PublishCommand::Batch(ticket, _) => Waiting::Batch(Some(ticket), Err(fault)),
+                PublishCommand::Claim { answers, partition, .. } => Waiting::Claim(answers, partition, Err(fault)),
+            }]);
         }
     }
 
@@ -195,6 +203,7 @@ impl PartitionTask {
 
     async fn take(&mut self, wake: Wake, batches: &mut Vec<PublishCommand>) {
         let now = self.context.clock.mono();
+        self.owner.set_storage_full(self.context.storage_full());
         match wake {
             Wake::Data(event) => self.data_event(event).await,
             Wake::State(event) => {
@@ -206,11 +215,27 @@ impl PartitionTask {
             Wake::Publishes => {
                 let wall = self.context.clock.wall();
                 for command in batches.drain(..) {
+                    self.count(&command);
                     self.owner.publish(now, wall, command);
                 }
             }
             Wake::SessionGone | Wake::Stopping => self.lost(Lost::Fenced).await,
             Wake::Time => {}
+        }
+    }
+
+    fn count(&self, command: &PublishCommand) {
+        let metrics = &self.context.metrics;
+        match command {
+            PublishCommand::Batch(_, Ok(admitted)) => {
+                metrics.published_batches.inc();
+                metrics.published_messages.inc_by(u64::from(admitted.header.count));
+                metrics.published_bytes.inc_by(admitted.blob.len() as u64);
+            }
+            PublishCommand::Batch(_, Err(_)) => {
+                metrics.refused_batches.inc();
+            }
+            PublishCommand::Claim { .. } => {}
         }
     }
 
@@ -279,6 +304,8 @@ impl PartitionTask {
         if let Some(ledger) = self.data.current_ledger() {
             let mut cache = self.readable.cache.lock();
             for Visible { entry, header, body } in visible {
+                self.context.metrics.confirmed_entries.inc();
+                self.context.metrics.confirmed_bytes.inc_by(body.len() as u64);
                 match cache.make_room(body.len()) {
                     Some(held) => cache.push(LoadedEntry::of_parts((ledger, entry), header, &body, Some(Arc::new(held)))),
                     // What can't be kept would leave a gap.

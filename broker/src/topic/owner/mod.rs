@@ -372,6 +372,10 @@ impl<H: Hosted> Owner<H> {
     /// A ledger that was asked for exists, or does not.
     pub(crate) fn data_created(&mut self, now: Mono, created: bool) {
         self.log.created(now, created);
+        if created {
+            // What said where the log ends may be due.
+            self.retention_at = now;
+        }
         if !created && self.log.nothing_in_flight() {
             let fault = self.refusal(now);
             if let Some(fault) = fault {
@@ -487,9 +491,18 @@ impl<H: Hosted> Owner<H> {
         self.retention_at = now.after(self.config.retention_interval);
         let wall = self.clock_guard.trusted(now, wall);
         let policy = self.policy.retention;
-        let due = retention::due(&self.segments, self.log.open_bytes(), policy, wall, |first, end| {
+        let mut due = retention::due(&self.segments, self.log.open_bytes(), policy, wall, |first, end| {
             self.subscriptions.needs(first, end)
         });
+        // T1: the last segment says where the log ends, so it goes only once another one says so.
+        if self.log.open_first().is_none()
+            && let Some(last) = self.segments.last().filter(|last| due.last() == Some(&last.number))
+        {
+            if last.sealed.messages > 0 {
+                self.log.want_ledger(now);
+            }
+            due.pop();
+        }
         if due.is_empty() {
             return;
         }
@@ -618,23 +631,22 @@ impl<H: Hosted> Owner<H> {
     }
 
     fn step_drain(&mut self, now: Mono) {
-        match self.drain {
-            Drain::No if self.is_idle(now) => self.drain = Drain::Emptying,
-            Drain::Emptying if !self.is_waiting() => {
-                self.drain = Drain::Closing;
-                self.checkpoint();
-                self.log.close();
-                let fault = moved(&self.name);
-                self.subscriptions.ended(&fault, &mut self.effects);
-                self.take_effects();
-                self.step_state(now);
-                self.step_log(now);
-            }
-            Drain::Closing if self.log.is_settled() && self.state.is_settled() && !self.trimming => {
-                self.drain = Drain::Released;
-                self.actions.push(OwnerAction::Release);
-            }
-            _ => {}
+        if self.drain == Drain::No && self.is_idle(now) {
+            self.drain = Drain::Emptying;
+        }
+        if self.drain == Drain::Emptying && !self.is_waiting() {
+            self.drain = Drain::Closing;
+            self.checkpoint();
+            self.log.close();
+            let fault = moved(&self.name);
+            self.subscriptions.ended(&fault, &mut self.effects);
+            self.take_effects();
+            self.step_state(now);
+            self.step_log(now);
+        }
+        if self.drain == Drain::Closing && self.log.is_settled() && self.state.is_settled() && !self.trimming {
+            self.drain = Drain::Released;
+            self.actions.push(OwnerAction::Release);
         }
     }
 

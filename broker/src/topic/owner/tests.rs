@@ -461,6 +461,28 @@ fn t4_a_cursor_that_moves_back_in_between_keeps_its_segment() {
 }
 
 #[test]
+fn t1_the_segment_that_says_where_the_log_ends_goes_only_when_another_one_does() {
+    let mut world = World::with(Retention { age: Some(Duration::from_secs(50)), bytes: None });
+    let (reply, _acked) = mpsc::channel(8);
+    world.owner.apply(world.now(), (Offset::new(1000), reply));
+    world.send(1, Guarantee::Quorum, None, 10);
+    world.serve_all();
+    for _ in 0..10 {
+        world.seconds += 30;
+        world.step();
+        let actions: Vec<LogAction> = world.data.iter().cloned().collect();
+        if actions.iter().any(|action| matches!(action, LogAction::Create { .. })) {
+            assert_eq!(actions, [LogAction::Create { first: Some(Offset::new(1)) }]);
+            assert!(world.trims.is_empty());
+        }
+        world.serve_all();
+    }
+    assert_eq!(world.trims, [[1]]);
+    world.owner.trimmed(world.now(), &[SegmentNumber::new(1)]);
+    assert_eq!(world.owner.bounds(), Bounds { first: Offset::new(1), end: Offset::new(1) });
+}
+
+#[test]
 fn c67_no_segment_goes_before_the_producers_in_it_are_durable() {
     let mut world = World::with(Retention { age: None, bytes: Some(0) });
     let (reply, _acked) = mpsc::channel(8);

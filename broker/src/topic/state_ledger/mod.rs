@@ -134,6 +134,7 @@ impl<T> StateLedger<T> {
     }
 
     /// Replaces the ledger by a snapshot at the next occasion.
+    #[cfg(test)]
     pub(crate) fn roll(&mut self) {
         self.roll_wanted = true;
     }

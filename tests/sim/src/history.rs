@@ -42,6 +42,8 @@ struct LedgerTruth {
     silenced: Option<&'static str>,
     /// One past the last entry that a reader was shown.
     seen: u64,
+    /// Where it was closed, even if it was deleted since.
+    closed: Option<Option<EntryId>>,
 }
 
 /// Everything that is known of one run.
@@ -79,6 +81,16 @@ impl History {
         self.ledgers.get(&ledger).map_or(0, |l| l.acked.max(l.seen))
     }
 
+    /// Whether a bookie may have dropped what it had of a ledger (B9): it is deleted, or closed without this bookie.
+    pub fn may_drop(&self, bookie: &BookieId, ledger: LedgerId) -> bool {
+        is_dead(self.record(ledger), bookie)
+    }
+
+    /// Whether a ledger has come to its end: closed, or deleted since.
+    pub fn is_ended(&self, ledger: LedgerId) -> bool {
+        self.ledgers.get(&ledger).is_some_and(|truth| truth.closed.is_some())
+    }
+
     /// The record of a ledger as metadata holds it.
     pub fn record(&self, ledger: LedgerId) -> Option<&LedgerMetadata> {
         self.ledgers.get(&ledger)?.record.as_ref()
@@ -112,7 +124,7 @@ impl History {
         let Some(record) = &truth.record else {
             return broken("L1", format!("ack of {entry:?} of {ledger:?} that metadata does not know"));
         };
-        if let Some(last) = record.closed_at()
+        if let Some(last) = truth.closed
             && last.is_none_or(|last| entry > last)
         {
             return broken("L4", format!("ack of {entry:?} after {ledger:?} closed at {last:?}"));
@@ -183,9 +195,12 @@ impl History {
         Ok(())
     }
 
-    /// A bookie refuses a read (B3).
+    /// A bookie refuses a read (B3, B9).
     pub fn refused(&mut self, bookie: &BookieId, ledger: LedgerId, refusal: ReadRefusal) -> Checked {
         let truth = self.ledger(ledger);
+        if refusal == ReadRefusal::Deleted && !is_dead(truth.record.as_ref(), bookie) {
+            return broken("B9", format!("{bookie} has dropped {ledger:?}, which is not dead: {:?}", truth.record));
+        }
         if refusal == ReadRefusal::NoSuchLedger && truth.stored.values().any(|holders| holders.contains(bookie)) {
             return broken("B3", format!("{bookie} says that it never had anything of {ledger:?}"));
         }
@@ -224,8 +239,7 @@ impl History {
         if truth.appended.get(usize::try_from(entry.get()).expect("small")) != Some(body) {
             return broken("L7", format!("a reader saw other bytes as {entry:?} of {ledger:?}"));
         }
-        if let Some(record) = &truth.record
-            && let Some(last) = record.closed_at()
+        if let Some(last) = truth.closed
             && last.is_none_or(|last| entry > last)
         {
             return broken("L7", format!("a reader saw {entry:?} of {ledger:?}, closed at {last:?}"));
@@ -237,7 +251,7 @@ impl History {
     /// Somebody is told where a ledger ended (L3).
     pub fn told_closed(&mut self, ledger: LedgerId, last: Option<EntryId>) -> Checked {
         let truth = self.ledger(ledger);
-        match truth.record.as_ref().and_then(LedgerMetadata::closed_at) {
+        match truth.closed {
             Some(closed) if closed == last => Ok(()),
             other => broken("L3", format!("somebody is told that {ledger:?} is closed at {last:?}, it is {other:?}")),
         }
@@ -256,10 +270,20 @@ impl History {
         }
         if let LedgerState::Closed { last } = after.state {
             closed(truth, after, last)?;
+            truth.closed = Some(last);
         }
         truth.record = Some(after.clone());
         Ok(())
     }
+}
+
+/// Whether what `bookie` has of a ledger with this record is proved to be of no use (B9).
+fn is_dead(record: Option<&LedgerMetadata>, bookie: &BookieId) -> bool {
+    record.is_some_and(|record| match record.state {
+        LedgerState::Deleting => true,
+        LedgerState::Closed { .. } => !record.names(bookie),
+        LedgerState::Open | LedgerState::Recovering { .. } => false,
+    })
 }
 
 /// How many members of `entry`'s write set said that they have it.

@@ -83,7 +83,7 @@ fn by_seeds(bug: Bug, most: u64, jobs: usize) -> Found {
 }
 
 fn by_schedule(bug: Bug) -> Found {
-    for schedule in SCHEDULES.iter().filter(|schedule| schedule.bug == bug) {
+    for schedule in SCHEDULES.iter().filter(|schedule| schedule.bug == Some(bug)) {
         if let Played::Broke(outcome) = schedule.play(Some(bug), Detail::Count)
             && let Some(failure) = outcome.failure
         {

@@ -124,6 +124,21 @@ pub(super) fn two_at_once(stage: &mut Stage) -> Result<(), Astray> {
     stage.inflict(Item::Recover)
 }
 
+/// A recovery can't write to two members, and neither spare answers when it asks them. Once they do it goes on with them: it held
+/// their silence against them for good, and never ended.
+pub(super) fn spares_that_were_silent(stage: &mut Stage) -> Result<(), Astray> {
+    let [_, b, c] = three(stage);
+    let [d, e] = two_others(stage);
+    stage.append(3)?;
+    stage.until_confirmed(3)?;
+    stage.crash_writer();
+    stage.hold(move |m| is_copy(m, &[b, c]) || is_fence(m, d) || is_fence(m, e));
+    stage.inflict(Item::Recover)?;
+    stage.wait(millis(1000))?;
+    stage.hold(move |m| is_copy(m, &[b, c]));
+    stage.until("a closed ledger", |world| world.is_closed())
+}
+
 fn three(stage: &Stage) -> [Slot; 3] {
     stage.cast()[..3].try_into().expect("an ensemble of three")
 }

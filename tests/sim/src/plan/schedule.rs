@@ -31,8 +31,14 @@ pub enum Who {
 pub enum Item {
     /// Another process recovers the newest ledger, whether or not its writer lives.
     Recover,
-    /// The bookie's process dies; what it wrote and did not sync is lost, in part, by sectors.
+    /// The bookie's machine loses power; what was written and not synced is lost, in part, by sectors.
     Crash { slot: Slot, down: Duration },
+    /// The bookie's process dies alone; what it wrote stays, synced or not.
+    Kill { slot: Slot, down: Duration },
+    /// The bookie's disk fails one write or sync; the process ends, and starts again.
+    DiskFails { slot: Slot, down: Duration },
+    /// The bookie's disk is nearly full: it takes only what is essential.
+    ReadOnly { slot: Slot, span: Duration },
     /// Everything loses power at once.
     CrashAll { down: Duration },
     /// The bookie's disk is replaced by an empty one.
@@ -86,7 +92,8 @@ pub(super) fn draw(dice: &mut Dice, shape: &Shape) -> Vec<Planned> {
     if has(0) {
         for _ in 0..dice.between(1, 5) {
             let down = dice.time(millis(5), millis(500));
-            put(any_time(dice), Item::Crash { slot: slot(dice), down });
+            let (at, slot) = (any_time(dice), slot(dice));
+            put(at, if dice.chance(0.7) { Item::Crash { slot, down } } else { Item::Kill { slot, down } });
         }
     }
     if has(1) && has(2) {
@@ -133,6 +140,14 @@ pub(super) fn draw(dice: &mut Dice, shape: &Shape) -> Vec<Planned> {
             put(any_time(dice), Item::MetadataDark { span: dice.time(millis(30), millis(800)) });
         }
     }
+    if has(12) && dice.chance(0.3) {
+        put(any_time(dice), Item::DiskFails { slot: slot(dice), down: dice.time(millis(5), millis(300)) });
+    }
+    if has(13) && dice.chance(0.4) {
+        for _ in 0..dice.between(1, 2) {
+            put(any_time(dice), Item::ReadOnly { slot: slot(dice), span: dice.time(millis(50), millis(1200)) });
+        }
+    }
     // Every run has something to survive.
     for _ in items.iter().filter(|p| p.item.is_fault()).count()..3 {
         let at = any_time(dice);
@@ -156,7 +171,7 @@ fn recoveries(dice: &mut Dice, phase: Duration, items: &mut Vec<Planned>) -> usi
         8 => 3,
         _ => 4,
     };
-    let first = dice.time(phase.mul_f64(0.2), phase);
+    let first = dice.time(phase.mul_f64(0.35), phase);
     for n in 0..count {
         let at = if n == 0 || dice.chance(0.3) {
             if n == 0 { first } else { dice.time(phase.mul_f64(0.2), phase) }

@@ -52,6 +52,10 @@ pub struct Shape {
     pub background_bytes: usize,
     /// Entries that a recovery asks for at a time.
     pub recovery_window: u64,
+    /// The mean time between two rounds of a bookie's housekeeping.
+    pub tidy_every: Duration,
+    /// Whether a ledger is deleted once the next one is closed.
+    pub deletes: bool,
     /// Whether somebody mostly takes over when a writer is gone.
     pub takeovers: bool,
     /// Whether all power goes once more before what was promised is read.
@@ -91,16 +95,19 @@ impl Shape {
             stall: if dice.chance(0.5) { 0.03 * dice.unit() } else { 0.0 },
             stall_max: millis(50 + dice.below(900)),
         };
-        let disk_max = if dice.chance(0.3) { millis(5 + dice.below(60)) } else { millis(1 + dice.below(4)) };
+        let slow_disk = dice.chance(0.3);
+        let disk_max = if slow_disk { millis(5 + dice.below(60)) } else { millis(1 + dice.below(4)) };
         let rough_metadata = dice.chance(0.5);
         let body_max = dice.pick(&[64, 200, 1000, 5000]);
         Self {
             replication,
-            bookies: dice.between(e.max(4) + 1, 7),
+            // Mostly with spares, sometimes with none.
+            bookies: if dice.chance(0.15) { dice.between(e, e + 1) } else { dice.between(e.max(4) + 1, 7) },
             ledgers: dice.between(1, 3),
-            appends: dice.between(30, 90),
-            append_gap: Duration::from_micros(2000 + dice.below(25_000)),
-            window: dice.pick(&[1, 2, 4, 8, 16, 32]),
+            appends: dice.between(35, 90),
+            append_gap: Duration::from_micros(2000 + dice.below(16_000)),
+            // Where a round trip is long, more has to be under way.
+            window: if slow || slow_disk { dice.pick(&[8, 16, 32, 64]) } else { dice.pick(&[1, 2, 4, 8, 16, 32]) },
             body_bytes: (dice.between(1, 40), body_max),
             weather,
             disk_time: (Duration::from_micros(100 + dice.below(500)), disk_max),
@@ -116,7 +123,9 @@ impl Shape {
             // Longer than a round trip takes in fair weather.
             pace: 2 * (2 * weather.delay_max + disk_max) + millis(20 + dice.below(80)),
             background_bytes: dice.pick(&[2000, 8000, 1 << 20]),
-            recovery_window: dice.pick(&[1, 2, 5, 16, 64]),
+            recovery_window: dice.pick(&[2, 5, 16, 64]),
+            tidy_every: millis(40 + dice.below(400)),
+            deletes: dice.chance(0.5),
             takeovers: true,
             final_crash: dice.chance(0.5),
         }
@@ -152,6 +161,8 @@ impl Shape {
             pace: millis(60),
             background_bytes: 1 << 20,
             recovery_window: 16,
+            tidy_every: millis(100),
+            deletes: false,
             takeovers: false,
             final_crash: false,
         }

@@ -9,14 +9,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use alluvium_bookie::identity::{self, Identity, LOG_DIR};
-use alluvium_bookie::log::{self, GroupNumber, GroupWrite, Mark};
+use alluvium_bookie::log::{self, GroupNumber, GroupWrite, Mark, Marks, PrepareError};
 use alluvium_bookie::mutation::Mutations;
+use alluvium_bookie::space::Admission;
 use alluvium_bookie::store::{AddOutcome, Compared, Outcome, Store, VerifiedAdd};
 use alluvium_ledger::call::{Answer, CallId, Request};
 use alluvium_runtime::disk::sim::SimDisk;
 use alluvium_runtime::disk::{Disk, SyncMode};
 use alluvium_runtime::entropy::Entropy;
-use alluvium_types::bookie::{ReadAnswer, ReadEntries, ReadRefusal, Refusal};
+use alluvium_types::bookie::{AddEntry, Adder, ReadAnswer, ReadEntries, ReadRefusal, Refusal};
+use alluvium_types::checksum::Crc32c;
+use alluvium_types::entry::entry_checksum;
 use alluvium_types::ids::{ClusterId, EntryId, Incarnation, LedgerId};
 use alluvium_types::ledger::BookieId;
 use alluvium_types::names::BookieName;
@@ -45,6 +48,26 @@ pub(super) struct Arrived {
 pub(super) struct Outgoing {
     pub(super) to: Arrived,
     pub(super) answer: Answer,
+}
+
+/// How a process ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// With its machine.
+    PowerCut,
+    /// Alone.
+    Kill,
+}
+
+/// What metadata's record of a ledger means to one bookie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    /// It stays.
+    Keep,
+    /// It stays, and ends here.
+    Closed(Option<EntryId>),
+    /// It may go (B9).
+    Dead,
 }
 
 /// One bookie.
@@ -135,7 +158,12 @@ impl Bookie {
             }
             self.disk.crash();
         }
-        self.running = Some(self.try_start().expect("nothing but a crash keeps a bookie from starting"));
+        let running = self.try_start().or_else(|_| {
+            // A disk that fails once is a process that ends once (B8).
+            self.disk.kill_process();
+            self.try_start()
+        });
+        self.running = Some(running.expect("nothing keeps a bookie from starting twice"));
         self.boot += 1;
     }
 
@@ -184,15 +212,66 @@ impl Bookie {
         })
     }
 
-    /// The power goes. A group on its way to the disk is torn at the `calls`-th call that writes it.
-    pub(super) fn crash(&mut self, calls: u64) {
+    /// The process ends in the middle of things: a group on its way to the disk is struck at the `calls`-th call that writes it.
+    /// With the machine's power goes what was written and not synced; without, it stays, as it does after a kill.
+    pub(super) fn crash(&mut self, calls: u64, end: End) {
         if let Some(Running { store, in_flight: Some(write), .. }) = &self.running {
             self.disk.crash_in(calls);
-            // It fails where the power goes.
+            // It fails where it is struck.
             let _ = store.files().write(write);
         }
         self.running = None;
-        self.disk.crash();
+        match end {
+            End::PowerCut => self.disk.crash(),
+            End::Kill => self.disk.kill_process(),
+        }
+    }
+
+    /// The next group does not get to the disk: the disk says so, once.
+    pub(super) fn fail_next_write(&self) {
+        match self.mode {
+            SyncMode::Direct => self.disk.fail_write_in(1),
+            SyncMode::Buffered => self.disk.fail_sync_in(1),
+        }
+    }
+
+    /// Whether the disk failed under the log, so that the process has to end (B8).
+    pub(super) fn has_failed(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.store.writer().is_failed())
+    }
+
+    /// Takes only what is essential from now on, as if the disk were nearly full; or everything again (B10).
+    pub(super) fn set_read_only(&mut self, is_read_only: bool) {
+        if let Some(running) = &mut self.running {
+            running.store.set_admission(if is_read_only { Admission::Essential } else { Admission::All });
+        }
+    }
+
+    /// One round of housekeeping, by what metadata says of each ledger: dead ones are dropped, closed ones noted, files without
+    /// life go, and of mostly dead ones the rest is moved.
+    pub(super) fn tidy(&mut self, verdict: impl Fn(LedgerId) -> Verdict, compact: bool) {
+        let file_bytes = self.config.file_bytes;
+        if let Some(running) = &mut self.running {
+            running.tidy(verdict);
+            if compact {
+                running.compact(file_bytes);
+            }
+        }
+    }
+
+    /// Tries to put another body in the place of an entry that is on disk. Whether it was taken, which breaks B5.
+    pub(super) fn takes_another_body(&mut self, ledger: LedgerId, entry: EntryId, adder: Adder) -> bool {
+        let Some(running) = &mut self.running else { return false };
+        let body = bytes::Bytes::from_static(b"not what was appended");
+        let checksum = entry_checksum(ledger, entry, Crc32c::of(&body), body.len());
+        let add = AddEntry { ledger, entry, adder, lac: None, body, checksum };
+        let add = VerifiedAdd::check(add, BODY_BYTES_MAX).expect("a sound entry");
+        match running.store.add(&add) {
+            AddOutcome::Now(answer) => answer.is_ok(),
+            AddOutcome::Durable(_) => true,
+            AddOutcome::Compare(comparison) => comparison.run(&running.reader, &add) == Compared::Same,
+            AddOutcome::Full => false,
+        }
     }
 
     /// The disk is replaced by an empty one.
@@ -269,14 +348,6 @@ impl Bookie {
         if let Some(running) = &mut self.running {
             // Where there is no room now, the next start asks again: until then it is only more careful than it has to be.
             let _ = running.store.bound_doubts(next);
-        }
-    }
-
-    /// Metadata shows a ledger to be closed.
-    pub(super) fn close(&mut self, ledger: LedgerId, last: Option<EntryId>) {
-        if let Some(running) = &mut self.running {
-            // As above.
-            let _ = running.store.close(ledger, last);
         }
     }
 
@@ -364,25 +435,69 @@ impl Running {
     }
 
     fn provide_file(&mut self) {
-        while self.store.wants_file() {
-            let next = self.store.files().prepare_next().expect("the disk has room");
-            self.store.offer(next);
+        while !self.store.writer().is_failed() && self.store.wants_file() {
+            match self.store.files().prepare_next() {
+                Ok(next) => self.store.offer(next),
+                Err(PrepareError::NoSpace) => unreachable!("the disk has room"),
+                Err(PrepareError::Io { .. }) => self.store.writer_mut().fail(),
+            }
         }
     }
 
     fn complete(&mut self) {
         let Some(write) = self.in_flight.take() else { return };
-        self.store.files().write(&write).expect("this disk does not fail by itself");
-        let durable = self.store.complete(write);
+        let durable = match self.store.files().write(&write) {
+            Ok(()) => self.store.complete(write),
+            Err(error) => return self.store.complete_failed(write, &error),
+        };
         while let Some((_, arrived)) = self.durable_then_ok.pop_front_if(|(group, _)| *group <= durable) {
             self.answer(arrived, Answer::Add(Ok(())));
         }
         while let Some((_, arrived)) = self.durable_then_again.pop_front_if(|(group, _)| *group <= durable) {
             self.ask(arrived);
         }
-        if let Some(seal) = self.store.writer_mut().take_seal() {
-            self.store.files().write_seal(&seal).expect("this disk does not fail by itself");
+        if let Some(seal) = self.store.writer_mut().take_seal()
+            && self.store.files().write_seal(&seal).is_err()
+        {
+            self.store.writer_mut().fail();
         }
+    }
+
+    fn tidy(&mut self, verdict: impl Fn(LedgerId) -> Verdict) {
+        let marks: Vec<(LedgerId, Marks)> = self.store.writer().marks().iter().map(|(l, marks)| (l, *marks)).collect();
+        for (ledger, marks) in marks {
+            // What finds no room now is found again in the next round.
+            let _ = match verdict(ledger) {
+                Verdict::Dead if !marks.deleted => self.store.delete(ledger),
+                Verdict::Closed(last) if !marks.deleted && marks.closed.is_none() => self.store.close(ledger, last),
+                Verdict::Dead | Verdict::Closed(_) | Verdict::Keep => continue,
+            };
+        }
+        for release in self.store.release_dead() {
+            match self.store.files().release(release) {
+                Ok(released) => self.store.released(released),
+                Err(_) => self.store.writer_mut().fail(),
+            }
+        }
+    }
+
+    /// Moves what lives in the emptiest file, as far as there is room; the next round goes on.
+    fn compact(&mut self, file_bytes: u64) {
+        if self.store.begin_compaction(file_bytes, 60).is_none() {
+            return;
+        }
+        while let Some(copy) = self.store.next_copy() {
+            match self.reader.read(copy.ledger, copy.entry, copy.from) {
+                Err(_) => self.store.skip_copy(),
+                Ok(frame) => {
+                    if self.store.copy(&frame) != Outcome::Now(Ok(())) {
+                        return;
+                    }
+                }
+            }
+        }
+        // If the copies are not durable yet, the next round ends it.
+        let _ = self.store.finish_compaction();
     }
 
     fn look(&mut self, ledger: LedgerId, first: EntryId, last: EntryId) -> Result<ReadAnswer, ReadRefusal> {

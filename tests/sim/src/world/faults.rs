@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use alluvium_types::bookie::{Adder, ReadRefusal};
+use alluvium_types::ids::RecoveryNumber;
 use alluvium_types::ledger::LedgerState;
 
-use super::bookie::Bookie;
+use super::bookie::{Bookie, End};
 use super::client::Fate;
 use super::story::Chapter;
 use super::{Event, World};
@@ -31,19 +33,31 @@ impl World {
         self.trace.note(now, format_args!("--- {item:?}"));
         match item {
             Item::Recover => {
-                let open = self.newest().filter(|&l| self.history.record(l).is_some_and(|r| r.closed_at().is_none()));
+                let open = self.newest().filter(|&l| !self.history.is_ended(l));
                 if let Some(ledger) = open {
                     self.recover(ledger)?;
                 }
             }
-            Item::Crash { slot, down } => self.crash(slot, down),
+            Item::Crash { slot, down } => self.crash(slot, down, End::PowerCut),
+            Item::Kill { slot, down } => self.crash(slot, down, End::Kill),
+            Item::DiskFails { slot, down } => {
+                self.bookies[slot.0].fail_next_write();
+                self.story.failing[slot.0] = Some(down);
+            }
+            Item::ReadOnly { slot, span } => {
+                self.faults += u64::from(self.bookies[slot.0].is_up());
+                self.bookies[slot.0].set_read_only(true);
+                self.bookie_full[slot.0] = true;
+                self.view_changed();
+                self.queue.put(span, Event::Writable(slot));
+            }
             Item::CrashAll { down } => {
                 for slot in (0..self.bookies.len()).map(Slot) {
-                    self.crash(slot, down);
+                    self.crash(slot, down, End::PowerCut);
                 }
             }
             Item::Wipe { slot, down } => {
-                self.crash(slot, down);
+                self.crash(slot, down, End::PowerCut);
                 self.bookies[slot.0].wipe();
             }
             Item::Rot { slot } => {
@@ -100,14 +114,31 @@ impl World {
         Ok(())
     }
 
-    fn crash(&mut self, slot: Slot, down: Duration) {
+    /// Ends the process of a bookie whose disk failed (B8).
+    pub(super) fn end_if_failed(&mut self, slot: Slot) {
+        if self.bookies[slot.0].has_failed() {
+            let now = self.now();
+            self.trace.note(now, format_args!("b{} gives up: its disk failed", slot.0));
+            let down = self.story.failing[slot.0].take().unwrap_or(millis(50));
+            self.crash(slot, down, End::Kill);
+        }
+    }
+
+    /// Room again.
+    pub(super) fn writable(&mut self, slot: Slot) {
+        self.bookies[slot.0].set_read_only(false);
+        self.bookie_full[slot.0] = false;
+        self.view_changed();
+    }
+
+    fn crash(&mut self, slot: Slot, down: Duration, end: End) {
         let now = self.now();
         if !self.bookies[slot.0].is_up() {
             return;
         }
         self.faults += 1;
         let calls = 1 + self.dice.below(3);
-        self.bookies[slot.0].crash(calls);
+        self.bookies[slot.0].crash(calls, end);
         for (client, connection, at) in self.network.drop_bookie(now, slot) {
             self.queue.put_at(at, Event::Noticed(client, slot, connection));
         }
@@ -139,6 +170,7 @@ impl World {
             self.queue.put(time, Event::Bound(slot, boot, next));
         }
         self.bookie_sessions[slot.0] = Some(id);
+        self.bookie_full[slot.0] = false;
         self.view_changed();
         self.pump(slot);
         Ok(())
@@ -152,6 +184,7 @@ impl World {
             let (first, last) = (entries[0], entries[entries.len() - 1]);
             let answer = match bookie.look(ledger, first, last).expect("it runs") {
                 Ok(answer) => answer,
+                Err(ReadRefusal::Deleted) if self.history.may_drop(&id, ledger) => continue,
                 Err(refusal) => return broken("B1", format!("{id} lost {ledger:?} in a crash: {refusal}")),
             };
             self.history.answered(&id, ledger, &answer)?;
@@ -166,9 +199,13 @@ impl World {
             if let Some(lost) = entries.iter().find(|entry| !found.contains(entry)) {
                 return broken("B1", format!("{id} lost {lost:?} of {ledger:?} in a crash"));
             }
+            let another = Adder::Recovery { number: RecoveryNumber::new(u64::MAX) };
+            if bookie.takes_another_body(ledger, last, another) {
+                return broken("B5", format!("{id} takes another body as {last:?} of {ledger:?}"));
+            }
         }
         for ledger in self.history.fenced_at(&id) {
-            if !bookie.rotted && !bookie.is_fenced(ledger) {
+            if !bookie.rotted && !bookie.is_fenced(ledger) && !self.history.may_drop(&id, ledger) {
                 return broken("B2", format!("{id} lost the fence of {ledger:?} in a crash"));
             }
         }

@@ -7,6 +7,7 @@ use alluvium_types::bookie::StoredEntry;
 use alluvium_types::ids::{EntryId, LedgerId};
 use alluvium_types::ledger::LedgerMetadata;
 
+use super::bookie::End;
 use super::client::Part;
 use super::story::{Chapter, Step};
 use super::{Event, World};
@@ -15,6 +16,9 @@ use crate::network::{ClientId, Slot};
 
 /// Within this time from the end of the faults, everything is closed and every recovery has ended.
 const LIVENESS_LIMIT: Duration = Duration::from_secs(60);
+
+/// Reads that may fail for want of an answer, though nothing goes wrong any more: patience is short in this world.
+const RETRIES_MAX: u32 = 20;
 
 const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -46,8 +50,7 @@ impl World {
     }
 
     fn open_ledgers(&self) -> Vec<LedgerId> {
-        let is_open = |l: &LedgerId| self.history.record(*l).is_some_and(|r| r.closed_at().is_none());
-        self.history.ledgers().filter(is_open).collect()
+        self.history.ledgers().filter(|&l| !self.history.is_ended(l)).collect()
     }
 
     /// Ends the run once everything is closed; says what is stuck if it never is.
@@ -111,7 +114,7 @@ impl World {
             let now = self.now();
             self.trace.note(now, format_args!("--- the last power cut"));
             for slot in (0..self.bookies.len()).map(Slot) {
-                self.bookies[slot.0].crash(1);
+                self.bookies[slot.0].crash(1, End::PowerCut);
                 for (client, connection, at) in self.network.drop_bookie(now, slot) {
                     self.queue.put_at(at, Event::Noticed(client, slot, connection));
                 }
@@ -170,6 +173,12 @@ impl World {
                     self.history.shown(ledger, stored.entry, &stored.body, bound)?;
                     next = next.next();
                 }
+            }
+            Err(failure)
+                if failure.is_retryable() && self.story.chapter == Chapter::Verifying && self.story.retries < RETRIES_MAX =>
+            {
+                self.story.retries += 1;
+                self.trace.note(now, format_args!("a reader will try again: {failure}"));
             }
             Err(failure) if self.story.chapter == Chapter::Verifying => {
                 let invariant = if from.get() < self.history.promised_in(ledger) { "L1" } else { "L5" };

@@ -36,7 +36,7 @@ use crate::network::{ClientId, Connection, Network, Slot, Way};
 use crate::plan::{Plan, stream};
 use crate::queue::Queue;
 use crate::trace::{Detail, Trace};
-use bookie::{Arrived, Bookie, Outgoing};
+use bookie::{Arrived, Bookie, Outgoing, Verdict};
 use client::{Client, Fate, Part};
 use stage::Hold;
 use story::Story;
@@ -74,8 +74,10 @@ enum Event {
     Idle(Slot, u64),
     /// A bookie learns the id that metadata would give next.
     Bound(Slot, u64, LedgerId),
-    /// A bookie learns that a ledger is closed.
-    KnowsClosed(Slot, u64, LedgerId),
+    /// A bookie keeps house.
+    Tidy(Slot),
+    /// A bookie has room again.
+    Writable(Slot),
     /// A client sees which bookies have a session.
     View(ClientId),
     /// A bookie starts again.
@@ -125,6 +127,7 @@ pub struct World {
     bookie_paused: Vec<Mono>,
     bookie_slow: Vec<Mono>,
     bookie_sessions: Vec<Option<BookieId>>,
+    bookie_full: Vec<bool>,
     clients: Vec<Client>,
     candidates: Arc<[Candidate]>,
     story: Story,
@@ -170,10 +173,11 @@ impl World {
             bookie_paused: vec![Mono::default(); bookies.len()],
             bookie_slow: vec![Mono::default(); bookies.len()],
             bookie_sessions: vec![None; bookies.len()],
+            bookie_full: vec![false; bookies.len()],
+            story: Story::new(bookies.len()),
             bookies,
             clients: Vec::new(),
             candidates: Arc::from(Vec::new()),
-            story: Story::default(),
             dice: dice(stream::WORKLOAD),
             entropy: Entropy::seeded(dice(stream::MACHINES).bits()),
             attempts: 0,
@@ -192,6 +196,7 @@ impl World {
             self.bookies[slot.0].start(None);
             self.bookie_sessions[slot.0] = self.bookies[slot.0].last_id();
             self.pump(slot);
+            self.queue.put(self.plan.shape.tidy_every, Event::Tidy(slot));
         }
         self.candidates = self.view();
         for (n, planned) in self.plan.items.iter().enumerate() {
@@ -309,7 +314,9 @@ impl World {
                 self.bookies[slot.0].complete();
                 self.answers(slot)?;
                 self.pump(slot);
-                self.answers(slot)
+                self.answers(slot)?;
+                self.end_if_failed(slot);
+                Ok(())
             }
             Event::Idle(slot, boot) => {
                 if self.bookies[slot.0].boot == boot && self.bookies[slot.0].wants_idle_mark() {
@@ -326,14 +333,12 @@ impl World {
                 }
                 Ok(())
             }
-            Event::KnowsClosed(slot, boot, ledger) => {
-                if self.bookies[slot.0].boot == boot
-                    && let Some(last) = self.history.record(ledger).and_then(LedgerMetadata::closed_at)
-                {
-                    self.trace.note(now, format_args!("b{} learns that {ledger:?} is closed", slot.0));
-                    self.bookies[slot.0].close(ledger, last);
-                    self.pump(slot);
-                }
+            Event::Tidy(slot) => {
+                self.tidy(slot);
+                Ok(())
+            }
+            Event::Writable(slot) => {
+                self.writable(slot);
                 Ok(())
             }
             Event::View(client) => self.watch(client),
@@ -481,8 +486,13 @@ impl World {
             Some(id) if id != to => {
                 // The handshake names the incarnation (B11): whoever looks for another one is turned away.
                 self.trace.note(now, format_args!("{name} -> b{} is another bookie now", slot.0));
-                if let Some((connection, at)) = self.network.break_link(now, arrived.client, slot) {
-                    self.queue.put_at(at, Event::Noticed(arrived.client, slot, connection));
+                let fate = self.network.answer(now, arrived.client, slot, arrived.connection);
+                if let Some(at) = fate.arrives {
+                    let lost = Event::Answer(arrived.client, slot, arrived.connection, arrived.call, Answer::Lost);
+                    self.queue.put_at(at, lost);
+                }
+                if let Some(at) = fate.noticed {
+                    self.queue.put_at(at, Event::Noticed(arrived.client, slot, arrived.connection));
                 }
                 return Ok(());
             }
@@ -493,6 +503,22 @@ impl World {
         self.answers(slot)?;
         self.pump(slot);
         self.answers(slot)
+    }
+
+    /// A bookie keeps house, and will again.
+    fn tidy(&mut self, slot: Slot) {
+        if self.story.chapter == story::Chapter::Verifying {
+            return;
+        }
+        let every = self.plan.shape.tidy_every;
+        self.queue.put(every.mul_f64(0.5 + self.dice.unit()), Event::Tidy(slot));
+        let compact = self.dice.chance(0.3);
+        if let Some(id) = self.bookies[slot.0].id().filter(|_| self.bookie_paused[slot.0] <= self.queue.now()).cloned() {
+            let verdicts: BTreeMap<LedgerId, Verdict> = self.history.ledgers().map(|l| (l, self.verdict(l, &id))).collect();
+            self.bookies[slot.0].tidy(|ledger| verdicts.get(&ledger).copied().unwrap_or(Verdict::Keep), compact);
+            self.pump(slot);
+            self.end_if_failed(slot);
+        }
     }
 
     /// Lets a bookie begin its next group.
@@ -587,7 +613,7 @@ impl World {
             Some(Candidate {
                 bookie: id.clone()?,
                 zone: Arc::from(format!("z{}", n % 4)),
-                writable: true,
+                writable: !self.bookie_full[n],
                 free_bytes: 1 << 40,
                 suspect: false,
             })

@@ -189,7 +189,7 @@ impl Stage {
 impl World {
     /// Whether the first ledger is closed.
     pub fn is_closed(&self) -> bool {
-        self.history.record(LedgerId::new(1)).is_some_and(|record| record.closed_at().is_some())
+        self.history.is_ended(LedgerId::new(1))
     }
 
     /// Whether such a message is held back.

@@ -12,15 +12,16 @@ use alluvium_ledger::writer::{self, Writer, WriterConfig};
 use alluvium_types::bookie::Refusal;
 use alluvium_types::checksum::Crc32c;
 use alluvium_types::ids::{EntryId, Epoch, LedgerId};
-use alluvium_types::ledger::{LedgerClass, LedgerMetadata, LedgerState};
+use alluvium_types::ledger::{BookieId, LedgerClass, LedgerMetadata, LedgerState};
 use alluvium_types::time::Mono;
 use bytes::Bytes;
 
-use super::bookie::BODY_BYTES_MAX;
+use super::bookie::{BODY_BYTES_MAX, Verdict};
 use super::client::{Client, Fate, Name, Notice, Part, Role};
 use super::{Event, World};
 use crate::bug::Bug;
-use crate::history::Checked;
+use crate::history::{Checked, Violation};
+use crate::metadata::Ask;
 use crate::network::{ClientId, Slot};
 use crate::plan::Who;
 
@@ -36,6 +37,8 @@ pub(super) enum Step {
     Commit(LedgerMetadata),
     /// Somebody takes over a ledger whose writer is gone.
     TakeOver(LedgerId),
+    /// A ledger has outlived its use.
+    Delete(LedgerId),
     /// A reader looks for more.
     Follow { ledger: LedgerId, from: EntryId },
     /// Faults end.
@@ -74,6 +77,10 @@ pub(super) struct Story {
     pub(super) without_evidence: u64,
     /// When faults ended.
     pub(super) healed_at: Mono,
+    /// How long a bookie whose disk is about to fail will be down.
+    pub(super) failing: Vec<Option<Duration>>,
+    /// Reads at the end that were tried again.
+    pub(super) retries: u32,
     /// Ledgers that are still to be read at the end.
     pub(super) to_verify: usize,
     creations: usize,
@@ -82,6 +89,10 @@ pub(super) struct Story {
 }
 
 impl Story {
+    pub(super) fn new(bookies: usize) -> Self {
+        Self { failing: vec![None; bookies], ..Self::default() }
+    }
+
     pub(super) fn is_over(&self) -> bool {
         self.chapter == Chapter::Over
     }
@@ -104,13 +115,13 @@ impl World {
             Step::Create => self.create(),
             Step::Commit(metadata) => self.commit(metadata),
             Step::TakeOver(ledger) => {
-                let is_open = self.history.record(ledger).is_some_and(|r| r.closed_at().is_none());
-                if is_open && !self.is_recovered_now(ledger) && self.story.takeovers < TAKEOVERS_MAX {
+                if !self.history.is_ended(ledger) && !self.is_recovered_now(ledger) && self.story.takeovers < TAKEOVERS_MAX {
                     self.story.takeovers += 1;
                     return self.recover(ledger);
                 }
                 Ok(())
             }
+            Step::Delete(ledger) => self.delete(ledger),
             Step::Follow { ledger, from } => self.follow(ledger, from),
             Step::Heal => self.heal(),
             Step::CloseAll => self.close_all(),
@@ -195,7 +206,7 @@ impl World {
         RecoveryConfig {
             answer_timeout: self.plan.shape.pace,
             retry: (millis(2), millis(40)),
-            duel: (millis(5), self.plan.shape.pace * 10),
+            duel: (millis(5), self.plan.shape.pace * 60),
             spare_retry: millis(30),
             give_up_after: Duration::from_secs(3600),
             window_entries: self.plan.shape.recovery_window,
@@ -272,6 +283,34 @@ impl World {
         self.drive(client)
     }
 
+    /// A ledger that is closed becomes a tombstone.
+    fn delete(&mut self, ledger: LedgerId) -> Checked {
+        let Some(record) = self.metadata.record(ledger) else { return Ok(()) };
+        if self.story.chapter == Chapter::Faults && record.metadata.closed_at().is_some() {
+            let expected = record.revision;
+            let new = LedgerMetadata { state: LedgerState::Deleting, ..record.metadata.clone() };
+            let nonce = self.nonce();
+            let (_, changed) = self.metadata.apply(&Ask::CompareAndSet { expected: Some(expected), new, nonce });
+            if let Some(record) = changed {
+                return self.recorded(&record);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a ledger's record means to a bookie.
+    pub(super) fn verdict(&self, ledger: LedgerId, bookie: &BookieId) -> Verdict {
+        match self.metadata.record(ledger).map(|record| &record.metadata) {
+            Some(record) if record.state == LedgerState::Deleting => Verdict::Dead,
+            Some(record) => match record.closed_at() {
+                Some(_) if !record.names(bookie) => Verdict::Dead,
+                Some(last) => Verdict::Closed(last),
+                None => Verdict::Keep,
+            },
+            None => Verdict::Keep,
+        }
+    }
+
     /// A reader reads what a bookie says is confirmed.
     fn follow(&mut self, ledger: LedgerId, from: EntryId) -> Checked {
         if self.story.chapter != Chapter::Faults {
@@ -280,6 +319,13 @@ impl World {
         let again = self.dice.time(millis(20), millis(120));
         let slot = Slot(self.dice.index(self.bookies.len()));
         let lac = self.bookies[slot.0].lac(ledger).filter(|lac| *lac >= from);
+        if let Some(lac) = lac
+            && lac.get() >= self.history.promised_in(ledger)
+            && !self.history.is_ended(ledger)
+        {
+            let what = format!("b{} says that {lac:?} of {ledger:?} is confirmed, which it is not", slot.0);
+            return Err(Violation { invariant: "L7", what });
+        }
         let (Some(lac), Some(record)) = (lac, self.metadata.record(ledger)) else {
             self.queue.put(again, Event::Story(Step::Follow { ledger, from }));
             return Ok(());
@@ -397,14 +443,12 @@ impl World {
         self.history.silenced(ledger, why);
     }
 
-    /// A ledger was closed in metadata: the bookies learn of it, and the log goes on in the next one.
+    /// A ledger was closed in metadata: the log goes on in the next one, and the one before may go.
     pub(super) fn closed(&mut self, ledger: LedgerId) {
-        for slot in (0..self.bookies.len()).map(Slot) {
-            if self.dice.chance(0.5) {
-                let after = self.dice.time(millis(5), millis(500));
-                let boot = self.bookies[slot.0].boot;
-                self.queue.put(after, Event::KnowsClosed(slot, boot, ledger));
-            }
+        let before = self.history.ledgers().filter(|&l| l < ledger).last();
+        if let Some(before) = before.filter(|_| self.plan.shape.deletes) {
+            let after = self.dice.time(millis(5), millis(300));
+            self.queue.put(after, Event::Story(Step::Delete(before)));
         }
         let is_newest = self.newest() == Some(ledger) && self.story.begun == ledger.get();
         if is_newest && self.history.ledgers().count() < self.plan.shape.ledgers {

@@ -296,6 +296,7 @@ fn c30_a_bad_footer_means_a_scan_with_the_same_result() {
     assert_eq!(rig.log.report.scanned, 1, "the start has written it anew");
 }
 
+/// B7 too: an old file may go because all that it still says stands elsewhere, durably.
 #[test]
 fn c27_the_marks_of_old_files_stand_at_the_head_of_the_new_one() {
     let mut rig = Rig::new();
@@ -314,6 +315,7 @@ fn c27_the_marks_of_old_files_stand_at_the_head_of_the_new_one() {
     assert_eq!(rig.marks(1), Some(fenced(opened(9), 2)));
 }
 
+/// C32 too: what is known never goes back to an older mark, and the file before is still there to say so.
 #[test]
 fn c27_a_rotten_snapshot_is_made_up_for_by_the_file_before() {
     let mut rig = Rig::new();

@@ -171,6 +171,11 @@ impl Server {
         }
     }
 
+    /// The process's id; `None` while it doesn't run.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Where clients connect to.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.ports[0])

@@ -73,8 +73,12 @@ fn every_row_with_a_test_is_named_in_the_code() {
     }
 }
 
-/// Whether `text` holds `id` as a word of its own.
+/// Whether `text` holds `id` as a word of its own, or as a word of a test's name.
 fn mentions(text: &str, id: &str) -> bool {
+    stands_in(text, id) || stands_in(text, &id.to_lowercase())
+}
+
+fn stands_in(text: &str, id: &str) -> bool {
     let word = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     text.match_indices(id).any(|(at, _)| !word(text[..at].chars().next_back()) && !word(text[at + id.len()..].chars().next()))
 }

@@ -16,7 +16,7 @@ use crate::flights::{Flight, folder, load, row};
 const TOPIC: &str = "public/default/flights";
 const PARTITIONS: u32 = 4;
 /// The part of all flights that is acknowledged when the server is killed, in percent, in each run.
-const KILLS: [usize; 5] = [30, 40, 50, 60, 70];
+const KILLS: [usize; 5] = [28, 35, 43, 50, 58];
 /// How many receipts may be open.
 const OPEN_RECEIPTS: usize = 20_000;
 /// How long a consumer may wait for its next message, a restart of the server included.

@@ -66,7 +66,7 @@ async fn a_message_over_the_limit_is_refused_and_one_at_the_limit_is_stored() {
     let fits = vec![7_u8; limit - 5];
     let ids = crate::wire::publish_messages(&server, TOPIC, vec![message(fits)]).await.expect("a message at the limit is stored");
     assert_eq!(ids.len(), 1);
-    for size in [limit - 4, limit, limit + 1, 2 * limit] {
+    for size in [limit - 4, limit, limit + 1, limit + 100_000] {
         let status = crate::wire::publish_messages(&server, TOPIC, vec![message(vec![7_u8; size])]).await.expect_err("too large");
         let (field, reason, _) = details(&status);
         assert_eq!(
@@ -184,6 +184,28 @@ async fn random_and_truncated_bytes_on_every_port_leave_it_serving() {
             let _ = socket.read(&mut answer);
         }
     }
+    publish(&server, TOPIC, &["after"]).await.expect("stored");
+    assert_eq!(kept(&server).await, 2);
+}
+
+/// Connections that find no descriptor left are not accepted; those that come afterwards are.
+#[tokio::test]
+async fn the_server_survives_running_out_of_descriptors_c56() {
+    let server = server().await;
+    publish(&server, TOPIC, &["before"]).await.expect("stored");
+    let pid = server.pid().expect("it runs").to_string();
+    let limit = |count: usize| {
+        let status = std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={count}:4096")]).status();
+        assert!(status.expect("util-linux is there").success());
+    };
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("readable").count();
+    limit(open + 8);
+    let crowd: Vec<TcpStream> =
+        (0..100).map(|_| TcpStream::connect(("127.0.0.1", server.ports()[0])).expect("the backlog takes it")).collect();
+    alluvium_tests::eventually("an accept fails", crate::wire::LIMIT, || async { server.log().contains("accept failed").then_some(()) })
+        .await;
+    drop(crowd);
+    limit(open + 1000);
     publish(&server, TOPIC, &["after"]).await.expect("stored");
     assert_eq!(kept(&server).await, 2);
 }

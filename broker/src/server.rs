@@ -21,9 +21,8 @@ pub fn routes(broker: &Broker, registry: &mut Registry) -> Routes {
     let rpc_bytes_max = broker.limits().rpc_bytes_max();
     let consume = ConsumeEdge::new(broker.clone());
     consume.metrics().register(registry);
-    let consume = ConsumeServiceServer::new(consume)
-        .max_decoding_message_size(rpc_bytes_max)
-        .max_encoding_message_size(rpc_bytes_max);
+    let consume =
+        ConsumeServiceServer::new(consume).max_decoding_message_size(rpc_bytes_max).max_encoding_message_size(rpc_bytes_max);
     let publish = PublishServiceServer::new(PublishEdge::new(broker.clone()))
         .max_decoding_message_size(rpc_bytes_max)
         .max_encoding_message_size(rpc_bytes_max);

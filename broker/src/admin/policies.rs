@@ -99,7 +99,7 @@ mod tests {
             replication: Some(v1::ReplicationPolicy { ensemble: 3, write_quorum: 3, ack_quorum: 2 }),
             retention_bytes: None,
         };
-        let kept = from_wire(Some(policies.clone())).expect("valid");
+        let kept = from_wire(Some(policies)).expect("valid");
         assert_eq!(to_wire(&kept), policies);
     }
 }

@@ -170,8 +170,7 @@ impl Broker {
         });
         let bookies = context.metadata.bookies().watch().await?;
         let brokers = context.metadata.brokers().watch().await?;
-        let session =
-            registration::register(&context, &address, if_registered).await.map_err(StartError::Register)?;
+        let session = registration::register(&context, &address, if_registered).await.map_err(StartError::Register)?;
         let (session_tx, session) = watch::channel(session);
         let opener = Opener { context: Arc::clone(&context), partitions: Arc::new(Partitions::default()), session };
         let inner = Inner {

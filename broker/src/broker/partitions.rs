@@ -201,21 +201,12 @@ impl Opener {
         }
         let session = self.session.borrow().clone();
         let right = Right::Topic(&topic.name, &topic.record);
-        let claim =
-            Claim::make(&context.metadata, right, id, session.decider(), &context.internal_address).await?;
+        let claim = Claim::make(&context.metadata, right, id, session.decider(), &context.internal_address).await?;
         let (policy, replication) = policy_of(context, &topic.name).await?.ok_or(OpenError::NoTopic)?;
         let subscriptions = specs_of(context, id).await?;
         let lease = self.lease(&claim).await?;
-        let request = OpenRequest {
-            name: name.clone(),
-            topic_id: id.topic,
-            claim,
-            session,
-            policy,
-            replication,
-            subscriptions,
-            lease,
-        };
+        let request =
+            OpenRequest { name: name.clone(), topic_id: id.topic, claim, session, policy, replication, subscriptions, lease };
         PartitionTask::open(Arc::clone(context), request).await
     }
 
@@ -248,10 +239,7 @@ impl Opener {
 
 /// What is in force for a topic, from itself up to the cluster's default; `None` when it is gone. A policy that can't be read is
 /// an error, never a default.
-pub(super) async fn policy_of(
-    context: &Context,
-    name: &TopicName,
-) -> Result<Option<(PartitionPolicy, Replication)>, ReadError> {
+pub(super) async fn policy_of(context: &Context, name: &TopicName) -> Result<Option<(PartitionPolicy, Replication)>, ReadError> {
     let metadata = &context.metadata;
     let Some(topic) = metadata.topics().get(name).await? else { return Ok(None) };
     effective(context, name, &topic).await.map(Some)
@@ -269,10 +257,8 @@ async fn effective(
         holder.map_or_else(Policies::default, |holder| holder.value.policies)
     };
     let policies = topic.value.policies.or(of(namespace)).or(of(tenant)).or(context.default_policies);
-    let policy = PartitionPolicy {
-        retention: policies.retention.unwrap_or_default(),
-        rollover: policies.rollover.unwrap_or_default(),
-    };
+    let policy =
+        PartitionPolicy { retention: policies.retention.unwrap_or_default(), rollover: policies.rollover.unwrap_or_default() };
     Ok((policy, policies.replication.unwrap_or(Replication::DEFAULT)))
 }
 

@@ -57,19 +57,15 @@ impl Broker {
         }
         for index in (0..topic.partitions).map(PartitionIndex::new) {
             let id = PartitionId { topic: topic.id, index };
-            let unused = !self.0.opener.partitions.has(id)
-                && self.metadata().segments().all(id).await.map_err(unreadable)?.is_empty();
+            let unused =
+                !self.0.opener.partitions.has(id) && self.metadata().segments().all(id).await.map_err(unreadable)?.is_empty();
             starts.push(if unused { Offset::ZERO } else { self.partition(topic, index).await?.resolve(start).await? });
         }
         Ok(starts)
     }
 }
 
-fn agreed(
-    name: &SubscriptionName,
-    found: SubscriptionKind,
-    wanted: Option<SubscriptionKind>,
-) -> Result<SubscriptionKind, Fault> {
+fn agreed(name: &SubscriptionName, found: SubscriptionKind, wanted: Option<SubscriptionKind>) -> Result<SubscriptionKind, Fault> {
     match wanted {
         Some(wanted) if wanted != found => {
             let text = format!("subscription {name} is of type {found:?}, not {wanted:?}");

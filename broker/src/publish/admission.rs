@@ -3,9 +3,9 @@
 use alluvium_proto::batch::BatchError;
 use alluvium_proto::{PROTOCOL_VERSION, batch, v1};
 use alluvium_runtime::budget::BytesHeld;
+use alluvium_types::checksum::Crc32c;
 use alluvium_types::entry::ProducerStamp;
 use alluvium_types::fault::{Fault, FaultKind};
-use alluvium_types::checksum::Crc32c;
 use alluvium_types::limits::Limits;
 use alluvium_types::names::{ProducerName, TopicName};
 
@@ -27,7 +27,8 @@ pub(super) struct Opening {
 /// Checks an opening.
 pub(super) fn open(open: &v1::PublishOpen) -> Result<Opening, Fault> {
     let hello = open.hello.as_ref();
-    let hello = hello.ok_or_else(|| Fault::invalid("hello", "MISSING", "the first request says which protocol version it speaks"))?;
+    let hello =
+        hello.ok_or_else(|| Fault::invalid("hello", "MISSING", "the first request says which protocol version it speaks"))?;
     if hello.protocol_version < PROTOCOL_VERSION {
         let spoken = hello.protocol_version;
         let text = format!("the client speaks up to version {spoken}, this server version {PROTOCOL_VERSION}");

@@ -111,7 +111,8 @@ where
 
     async fn batch(&self, request: v1::PublishBatch, partitions: &mut Partitions) {
         let index = PartitionIndex::new(request.partition);
-        let ticket = Ticket { answers: partitions.answers.clone(), id: request.id, partition: index, guarantee: self.opening.guarantee };
+        let ticket =
+            Ticket { answers: partitions.answers.clone(), id: request.id, partition: index, guarantee: self.opening.guarantee };
         let stamp = self.opening.producer.clone().map(|name| ProducerStamp { name, epoch: request.producer_epoch });
         let admitted = match request.batch {
             None => Err(Fault::invalid("batch", "MISSING", "there is no batch in the request")),
@@ -140,14 +141,14 @@ where
         partitions.outstanding += 1;
         let refuse = |fault| partitions.answers.tell(Answer::Claimed { partition: index, result: Err(fault) });
         let Some(name) = self.opening.producer.clone() else {
-            return refuse(Fault::invalid("producer", "NO_PRODUCER", "a stream that was opened without a producer's name claims none"));
+            return refuse(Fault::invalid(
+                "producer",
+                "NO_PRODUCER",
+                "a stream that was opened without a producer's name claims none",
+            ));
         };
-        let claim = PublishCommand::Claim {
-            answers: partitions.answers.clone(),
-            partition: index,
-            name,
-            last_epoch: request.last_epoch,
-        };
+        let claim =
+            PublishCommand::Claim { answers: partitions.answers.clone(), partition: index, name, last_epoch: request.last_epoch };
         match self.handle(index, &mut partitions.handles).await {
             Err(fault) => refuse(fault),
             Ok(handle) => {

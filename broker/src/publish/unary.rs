@@ -73,11 +73,7 @@ pub(super) async fn publish(broker: &Broker, request: v1::PublishRequest, sticky
 }
 
 /// Waits for the receipts of all parcels.
-async fn collect(
-    heard: &mut mpsc::Receiver<Answer>,
-    parcels: &[Parcel],
-    messages: usize,
-) -> Result<v1::PublishResponse, Fault> {
+async fn collect(heard: &mut mpsc::Receiver<Answer>, parcels: &[Parcel], messages: usize) -> Result<v1::PublishResponse, Fault> {
     let mut ids = vec![v1::MessageId::default(); messages];
     let mut outstanding = parcels.len();
     while outstanding > 0 {

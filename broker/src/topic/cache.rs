@@ -103,8 +103,7 @@ mod tests {
             blob_bytes: bytes,
             producer: None,
         };
-        let header =
-            EntryHeader { first_offset: Offset::new(first), server_time: Timestamp::default(), batches: vec![batch] };
+        let header = EntryHeader { first_offset: Offset::new(first), server_time: Timestamp::default(), batches: vec![batch] };
         let mut body = BytesMut::from(&header.encode()[..]);
         body.resize(body.len() + bytes as usize, 0);
         let body: Bytes = body.freeze();

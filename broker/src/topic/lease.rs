@@ -11,7 +11,7 @@ use alluvium_types::time::Mono;
 
 /// A shared bound on dispatching; never extended but by a confirmed keep-alive.
 #[derive(Clone)]
-pub struct DispatchLease {
+pub(crate) struct DispatchLease {
     clock: Clock,
     until: Arc<AtomicU64>,
     waits: Arc<AtomicBool>,
@@ -25,18 +25,18 @@ impl fmt::Debug for DispatchLease {
 
 impl DispatchLease {
     /// One that has not begun.
-    pub fn new(clock: Clock) -> Self {
+    pub(crate) fn new(clock: Clock) -> Self {
         Self { clock, until: Arc::new(AtomicU64::new(0)), waits: Arc::default() }
     }
 
     /// The same bound, for a partition whose former owner may still dispatch: it waits until [`DispatchLease::former_is_gone`].
     #[must_use]
-    pub fn after_former(&self) -> Self {
+    pub(crate) fn after_former(&self) -> Self {
         Self { waits: Arc::new(AtomicBool::new(true)), ..self.clone() }
     }
 
     /// The former owner's session is gone for certain.
-    pub fn former_is_gone(&self) {
+    pub(crate) fn former_is_gone(&self) {
         self.waits.store(false, Ordering::Release);
     }
 
@@ -45,18 +45,18 @@ impl DispatchLease {
     }
 
     /// Dispatching is allowed before `until`; an earlier bound than the present one changes nothing.
-    pub fn extend(&self, until: Mono) {
+    pub(crate) fn extend(&self, until: Mono) {
         let nanos = u64::try_from(until.as_duration().as_nanos()).unwrap_or(u64::MAX);
         self.until.fetch_max(nanos, Ordering::AcqRel);
     }
 
     /// The session is gone: nothing is dispatched until another one extends the bound.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.until.store(0, Ordering::Release);
     }
 
     /// Whether dispatching is allowed now.
-    pub fn may_dispatch(&self) -> bool {
+    pub(crate) fn may_dispatch(&self) -> bool {
         !self.waits.load(Ordering::Acquire) && self.clock.mono() < self.until()
     }
 }

@@ -103,7 +103,13 @@ impl ReadableSegment {
     }
 
     /// A sealed one.
-    pub(crate) fn sealed(number: SegmentNumber, ledger: LedgerId, first: Offset, end: Offset, last_time: Option<Timestamp>) -> Self {
+    pub(crate) fn sealed(
+        number: SegmentNumber,
+        ledger: LedgerId,
+        first: Offset,
+        end: Offset,
+        last_time: Option<Timestamp>,
+    ) -> Self {
         let source = Source::Closed(Arc::default());
         Self { number, ledger, first, end: Some(end), last_time, source, places: Arc::default() }
     }

@@ -12,7 +12,7 @@ use super::cache::TailCache;
 use super::command::{Command, PublishCommand};
 use super::data_ledgers::{DataEvent, DataLedgers};
 use super::entry::LoadedEntry;
-use super::handle::{Parts, PartitionHandle, moved};
+use super::handle::{PartitionHandle, Parts, moved};
 use super::hosted::{Hosted, Output, SubscriptionSpec};
 use super::lease::DispatchLease;
 use super::owner::{Lost, Owner, OwnerAction, OwnerStart, PartitionPolicy, Visible};

@@ -100,8 +100,9 @@ impl Cluster {
         let store = self.metadata.store().clone();
         let metadata = Metadata::new(store, clock.clone(), entropy.clone(), tasks.clone());
         let own = alluvium_ledger::Config::default();
-        let ledgers =
-            LedgerClient::start(&metadata, connector, entropy.clone(), tasks.clone(), Limits::default(), own).await.expect("started");
+        let ledgers = LedgerClient::start(&metadata, connector, entropy.clone(), tasks.clone(), Limits::default(), own)
+            .await
+            .expect("started");
         let listener = net::bind("127.0.0.1:0".parse().expect("valid")).await.expect("bound");
         let address = format!("http://{}", listener.local_addr().expect("bound"));
         assert_eq!(config.validate(), Vec::<String>::new());

@@ -92,7 +92,13 @@ async fn bad_batches_are_refused_in_their_turn_with_field_and_reason_and_change_
     outcomes.sort_by_key(|receipt| receipt.id);
     let said: Vec<(u64, String, String)> = outcomes
         .iter()
-        .map(|r| (r.id, r.fault.as_ref().map_or(String::new(), |f| f.reason.clone()), r.fault.clone().map_or(String::new(), |f| f.field)))
+        .map(|r| {
+            (
+                r.id,
+                r.fault.as_ref().map_or(String::new(), |f| f.reason.clone()),
+                r.fault.clone().map_or(String::new(), |f| f.field),
+            )
+        })
         .collect();
     let expected = [
         (1, "", ""),

@@ -24,7 +24,11 @@ async fn c62_t1_a_successor_keeps_what_was_confirmed_and_goes_on_behind_it() {
             assert_eq!(stream.outcome().await, (n, Ok(life * 5 + n)), "offsets are dense and never go back");
         }
         // Half of them go without a goodbye.
-        if life % 2 == 0 { node.crash().await } else { node.drain().await }
+        if life % 2 == 0 {
+            node.crash().await
+        } else {
+            node.drain().await
+        }
         node = cluster.broker(replicated()).await;
     }
     let expected: Vec<String> = (0..4).flat_map(|life| (0..5).map(move |n| format!("{life}-{n}"))).collect();

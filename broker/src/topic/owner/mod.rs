@@ -506,9 +506,7 @@ impl<H: Hosted> Owner<H> {
         if due.is_empty() {
             return;
         }
-        if due.iter().any(|number| {
-            self.segments.iter().any(|s| s.number == *number && self.covered < s.sealed.end)
-        }) {
+        if due.iter().any(|number| self.segments.iter().any(|s| s.number == *number && self.covered < s.sealed.end)) {
             self.checkpoint();
         }
         self.trimming = true;
@@ -653,7 +651,8 @@ impl<H: Hosted> Owner<H> {
     /// When it wants [`Owner::step`] if nothing happens before.
     pub(crate) fn next_wakeup(&self) -> Option<Mono> {
         let stall = self.is_waiting().then(|| self.progress_at.after(self.config.stall_after));
-        let idle = (self.drain == Drain::No && self.subscriptions.is_idle()).then(|| self.used_at.after(self.config.release_after));
+        let idle =
+            (self.drain == Drain::No && self.subscriptions.is_idle()).then(|| self.used_at.after(self.config.release_after));
         let retention = (!self.trimming && self.drain == Drain::No).then_some(self.retention_at);
         let parts = [self.subscriptions.next_wakeup(), self.log.next_wakeup(), self.state.next_wakeup()];
         // What is due already waits for something that will happen.

@@ -316,7 +316,10 @@ fn c50_a_duplicate_is_told_only_when_its_original_is_durable() {
     let mut world = World::new();
     world.claim("p");
     world.serve_all();
-    assert!(matches!(world.heard().as_slice(), [Answer::Claimed { result: Ok(Claimed { epoch: 1, last_sequence: None, .. }), .. }]));
+    assert!(matches!(
+        world.heard().as_slice(),
+        [Answer::Claimed { result: Ok(Claimed { epoch: 1, last_sequence: None, .. }), .. }]
+    ));
     world.send(1, Guarantee::Quorum, Some(("p", 1, 0)), 10);
     world.serve_data();
     world.send(2, Guarantee::Quorum, Some(("p", 1, 0)), 10);

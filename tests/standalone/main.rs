@@ -1,10 +1,6 @@
 //! One machine, end to end: the real binary as a process, spoken to over the wire.
 
-#![expect(
-    clippy::disallowed_methods,
-    clippy::print_stdout,
-    reason = "a test of processes looks at the outside world, and shows its figures"
-)]
+#![expect(clippy::disallowed_methods, reason = "a test of processes looks at the outside world directly")]
 
 mod bad_input;
 mod damaged_folder;

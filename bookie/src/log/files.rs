@@ -68,6 +68,11 @@ impl LogFile {
         }
     }
 
+    /// Makes durable whatever was written.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.handle.sync()
+    }
+
     /// Reads up to `into.len()` bytes; whole blocks at a block.
     pub(crate) fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
         self.handle.read_at(offset, into)

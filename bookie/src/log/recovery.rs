@@ -107,6 +107,11 @@ pub fn open(
     let (files, found) = Files::open(disk, dir, mode, config.clone(), identity, entropy.clone())?;
     let read_ahead = config.read_bytes;
 
+    // A process that was killed leaves groups that it wrote and did not sync. Reading finds them, so they are made durable
+    // before anybody is told of them (B1).
+    for file in files.used() {
+        file.sync().map_err(failed(file.path.clone()))?;
+    }
     let mut survey = Survey::of(files.used(), read_ahead);
     let verdict = survey.verdict();
     #[cfg(feature = "planted")]

@@ -1,5 +1,7 @@
 //! The log over real files, in both modes.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
 use std::path::Path;
 use std::sync::Arc;
 

@@ -192,7 +192,7 @@ impl Consume {
                 return Ok(item);
             }
             let Source::Subscription { consumer, admin, name } = source else { return Ok(None) };
-            consumer.flush().await?;
+            consumer.acker().flush().await?;
             let (_, cursors) = admin.subscription_stats(&self.topic, name).await?;
             let mine = cursors.iter().filter(|c| self.partitions.is_empty() || self.partitions.contains(&c.partition));
             // What others hold, or what waits for its delay, is not at hand.
@@ -207,7 +207,7 @@ impl Consume {
         let _ = writeln!(std::io::stderr().lock(), "warning: {error} [{}]", error.reason());
         let (Source::Subscription { consumer, .. }, true) = (source, self.skip_undeliverable) else { return Ok(()) };
         if let Error::Undeliverable { partition, first, last, .. } = error {
-            consumer.ack_range(partition, first, last).await?;
+            consumer.acker().ack_range(partition, first, last).await?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use alluvium_client::Delivery;
-use serde_json::{Map, Value, json};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::exit::Failure;
 use crate::output::Output;
@@ -24,7 +24,9 @@ impl Printer {
     /// Adds the line of a message.
     pub(super) fn add(&mut self, delivery: &Delivery) {
         match self.output {
-            Output::Json => self.lines.extend_from_slice(json_line(delivery).to_string().as_bytes()),
+            Output::Json => {
+                serde_json::to_writer(&mut self.lines, &Line(delivery)).expect("memory takes it, and keys are strings");
+            }
             Output::Table => {
                 if self.long {
                     let key = delivery.key().map_or("-".into(), |key| String::from_utf8_lossy(key));
@@ -50,35 +52,46 @@ impl Printer {
     }
 }
 
-/// A message as a document. Bytes that are no text are in base64, under a name that says so.
-fn json_line(delivery: &Delivery) -> Value {
-    let mut line = Map::new();
-    line.insert("partition".to_owned(), json!(delivery.partition));
-    line.insert("offset".to_owned(), json!(delivery.offset));
-    match delivery.key() {
-        None => {
-            line.insert("key".to_owned(), Value::Null);
+/// A message as a document, its place first. Bytes that are no text are in base64, under a name that says so.
+struct Line<'a>(&'a Delivery);
+
+impl Serialize for Line<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let delivery = self.0;
+        let mut line = serializer.serialize_map(None)?;
+        line.serialize_entry("partition", &delivery.partition)?;
+        line.serialize_entry("offset", &delivery.offset)?;
+        match delivery.key() {
+            None => line.serialize_entry("key", &())?,
+            Some(key) => put(&mut line, ("key", "key_base64"), key)?,
         }
-        Some(key) => put(&mut line, "key", key),
+        let headers: Vec<Header<'_>> = delivery.headers().map(|(name, value)| Header(name, value)).collect();
+        line.serialize_entry("headers", &headers)?;
+        put(&mut line, ("payload", "payload_base64"), delivery.payload())?;
+        line.serialize_entry("server_time_ms", &delivery.server_time_ms)?;
+        line.serialize_entry("event_time_ms", &delivery.event_time_ms())?;
+        line.serialize_entry("attempt", &delivery.attempt)?;
+        line.end()
     }
-    let headers = delivery.headers().map(|(name, value)| {
-        let mut header = Map::from_iter([("name".to_owned(), json!(name))]);
-        put(&mut header, "value", value);
-        Value::Object(header)
-    });
-    line.insert("headers".to_owned(), headers.collect());
-    put(&mut line, "payload", delivery.payload());
-    line.insert("server_time_ms".to_owned(), json!(delivery.server_time_ms));
-    line.insert("event_time_ms".to_owned(), json!(delivery.event_time_ms()));
-    line.insert("attempt".to_owned(), json!(delivery.attempt));
-    Value::Object(line)
 }
 
-fn put(into: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+struct Header<'a>(&'a str, &'a [u8]);
+
+impl Serialize for Header<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut header = serializer.serialize_map(None)?;
+        header.serialize_entry("name", self.0)?;
+        put(&mut header, ("value", "value_base64"), self.1)?;
+        header.end()
+    }
+}
+
+/// Bytes as text under the first name, or in base64 under the second.
+fn put<M: SerializeMap>(into: &mut M, (text, coded): (&str, &str), bytes: &[u8]) -> Result<(), M::Error> {
     match std::str::from_utf8(bytes) {
-        Ok(text) => into.insert(name.to_owned(), json!(text)),
-        Err(_) => into.insert(format!("{name}_base64"), json!(base64(bytes))),
-    };
+        Ok(plain) => into.serialize_entry(text, plain),
+        Err(_) => into.serialize_entry(coded, &base64(bytes)),
+    }
 }
 
 fn base64(bytes: &[u8]) -> String {
@@ -110,9 +123,8 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_say_so() {
-        let mut line = Map::new();
-        put(&mut line, "payload", b"text");
-        put(&mut line, "key", &[0xff]);
-        assert_eq!(Value::Object(line), json!({ "payload": "text", "key_base64": "/w==" }));
+        let header = |value: &[u8]| serde_json::to_string(&Header("h", value)).expect("serializes");
+        assert_eq!(header(b"text"), r#"{"name":"h","value":"text"}"#);
+        assert_eq!(header(&[0xff]), r#"{"name":"h","value_base64":"/w=="}"#);
     }
 }

@@ -123,7 +123,10 @@ impl Produce {
         let finished = interrupt::finish("all was acknowledged", async { (receipts.finish().await, producer.close().await) });
         let finished = finished.await;
         let seconds = clock.mono().since(began).as_secs_f64();
-        self.summary(common, &receipts, seconds)?;
+        // A run that failed before anything came of it has nothing to sum up.
+        if ended.is_ok() || receipts.stored + receipts.skipped > 0 {
+            self.summary(common, &receipts, seconds)?;
+        }
         let interrupted = ended? == End::Interrupted;
         let (stored, closed) = finished.map_err(|failure| self.resumable(failure))?;
         stored.and(closed).map_err(|error| self.resumable(Failure::from(error)))?;

@@ -1,8 +1,8 @@
 //! The application's end of a consumer.
 
-use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use tokio::sync::oneshot;
@@ -13,13 +13,12 @@ use crate::inbox::Inbox;
 use crate::message::Delivery;
 
 /// Messages of a subscription: a stream of deliveries, each to be acknowledged ([`Consumer::ack`]) or given back
-/// ([`Acker::nack`]).
+/// ([`Consumer::nack`]).
 ///
 /// When the connection is lost it is made again, and what was not acknowledged is delivered again. An item that is an
 /// [`Error::Undeliverable`] concerns some messages, and the stream goes on; after any other error it ends.
 ///
-/// It acknowledges like its [`Acker`], which can be cloned out of it. [`Consumer::close`] waits until all
-/// acknowledgements are durable; dropping it sends them, without waiting.
+/// [`Consumer::close`] waits until all acknowledgements are durable; dropping it sends them, without waiting.
 #[derive(Debug)]
 pub struct Consumer {
     inbox: Inbox,
@@ -43,7 +42,29 @@ impl Consumer {
         self.inbox.next().await
     }
 
-    /// What acknowledges this consumer's deliveries, for other tasks.
+    /// Acknowledges a delivery. When this returns it is durable, and the message is not delivered again.
+    pub async fn ack(&self, delivery: &Delivery) -> Result<(), Error> {
+        self.acker.ack(delivery).await
+    }
+
+    /// Acknowledges a delivery some time soon, together with others. [`Acker::flush`] waits for it, as does
+    /// [`Consumer::close`].
+    pub fn ack_later(&self, delivery: &Delivery) {
+        self.acker.ack_later(delivery);
+    }
+
+    /// Acknowledges a delivery and everything before it in its partition; durable when this returns. Not on a shared
+    /// subscription.
+    pub async fn ack_up_to(&self, delivery: &Delivery) -> Result<(), Error> {
+        self.acker.ack_up_to(delivery).await
+    }
+
+    /// Gives a delivery back, to be delivered again, not before `delay` from now.
+    pub fn nack(&self, delivery: &Delivery, delay: Duration) {
+        self.acker.nack(delivery, delay);
+    }
+
+    /// What acknowledges this consumer's deliveries: for other tasks, and in other ways.
     pub fn acker(&self) -> Acker {
         self.acker.clone()
     }
@@ -57,14 +78,6 @@ impl Consumer {
     pub async fn close(self) -> Result<(), Error> {
         self.inbox.close();
         self.ended.await.unwrap_or(Err(Error::Closed))
-    }
-}
-
-impl Deref for Consumer {
-    type Target = Acker;
-
-    fn deref(&self) -> &Acker {
-        &self.acker
     }
 }
 

@@ -9,8 +9,9 @@ use alluvium_types::batch::Codec;
 use alluvium_types::limits::BATCH_BYTES_TARGET;
 use alluvium_types::names::{ProducerName, TopicName};
 
-use super::drive::{Drive, Settings};
+use super::drive::Drive;
 use super::handle::{Producer, Shared};
+use super::link::Settings;
 use super::session::Rules;
 use crate::connection::{Connection, hello};
 use crate::error::Error;

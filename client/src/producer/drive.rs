@@ -6,82 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alluvium_proto::v1;
-use alluvium_proto::v1::publish_service_client::PublishServiceClient;
-use alluvium_proto::v1::{publish_stream_request as request, publish_stream_response as response};
+use alluvium_proto::v1::publish_stream_response as response;
 use alluvium_runtime::tasks::OnFailure;
-use alluvium_types::batch::Codec;
-use alluvium_types::limits::Limits;
 use alluvium_types::time::Mono;
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
 
 use super::accumulator::Numbering;
 use super::handle::{Command, Shared};
+use super::link::{self, Link, Settings};
 use super::pending::{BatchFate, Outcome};
-use super::session::{Closed, Effect, Request, Rules, Session};
-use crate::connection::{Connection, OPEN_TIMEOUT, stream_ended};
+use super::session::{Closed, Effect, Rules, Session};
+use crate::connection::{Connection, stream_ended};
 use crate::error::Error;
 
-/// Requests between this task and the connection.
-const REQUESTS: usize = 16;
 /// Commands that wait for this task.
 const COMMANDS: usize = 64;
-
-/// What does not change while a producer lives.
-#[derive(Clone, Debug)]
-pub(super) struct Settings {
-    pub(super) open: v1::PublishOpen,
-    pub(super) codec: Codec,
-    pub(super) linger: Duration,
-    /// Whether receipts carry offsets.
-    pub(super) offsets: bool,
-}
-
-/// A stream that stands.
-#[derive(Debug)]
-pub(super) struct Link {
-    requests: mpsc::Sender<v1::PublishStreamRequest>,
-    answers: Streaming<v1::PublishStreamResponse>,
-    opened: v1::PublishOpened,
-    limits: Limits,
-}
-
-impl Link {
-    pub(super) const fn partitions(&self) -> u32 {
-        self.opened.partitions
-    }
-
-    pub(super) const fn limits(&self) -> Limits {
-        self.limits
-    }
-}
-
-impl Settings {
-    /// Opens a stream on a connection of its own.
-    pub(super) async fn dial(&self, connection: &Connection) -> Result<Link, Error> {
-        let mut service =
-            PublishServiceClient::new(connection.dial().await?).max_decoding_message_size(connection.limits.rpc_bytes_max());
-        let (requests, outgoing) = mpsc::channel(REQUESTS);
-        let open = request::Request::Open(self.open.clone());
-        let open = v1::PublishStreamRequest { request: Some(open) };
-        requests.try_send(open).expect("a new queue has room");
-        let opening = async {
-            let mut answers = service.publish_stream(ReceiverStream::new(outgoing)).await?.into_inner();
-            let first = answers.message().await?;
-            Ok(tonic::Response::new((first, answers)))
-        };
-        let (first, answers) = connection.call_within(OPEN_TIMEOUT, opening).await?;
-        match first.map(|answer| answer.response) {
-            Some(Some(response::Response::Opened(opened))) if opened.partitions > 0 => {
-                let limits = usize::try_from(opened.message_bytes_max).ok().and_then(Limits::new).unwrap_or(connection.limits);
-                Ok(Link { requests, answers, opened, limits })
-            }
-            Some(_) => Err(Error::Unexpected("a publish stream that does not begin by being opened")),
-            None => Err(stream_ended()),
-        }
-    }
-}
 
 /// Tells the last sequence stored on a partition.
 type ClaimReply = oneshot::Sender<Result<Option<u64>, Error>>;
@@ -177,7 +116,7 @@ impl Drive {
                 outgoing = outgoing.take().or_else(|| self.session.next_request(self.now()));
                 let Some(request) = outgoing.take() else { break };
                 match link.requests.try_reserve() {
-                    Ok(room) => room.send(wire(request)),
+                    Ok(room) => room.send(link::wire(request)),
                     Err(mpsc::error::TrySendError::Full(())) => {
                         outgoing = Some(request);
                         break;
@@ -410,14 +349,4 @@ impl Drive {
             let _ = waiter.send(Err(cause.clone()));
         }
     }
-}
-
-fn wire(request: Request) -> v1::PublishStreamRequest {
-    let request = match request {
-        Request::Claim { partition, last_epoch } => request::Request::Claim(v1::PublishClaim { partition, last_epoch }),
-        Request::Batch { id, partition, epoch, batch } => {
-            request::Request::Batch(v1::PublishBatch { id, partition, producer_epoch: epoch, batch: Some(batch) })
-        }
-    };
-    v1::PublishStreamRequest { request: Some(request) }
 }

@@ -1,14 +1,15 @@
 //! Producers.
 //!
 //! A message's way: [`handle`] waits for room and puts it into its partition's open batch ([`accumulator`], [`router`]); the
-//! task in [`drive`] takes batches out when they are due and owns the [`session`], which knows what is in flight, what must
-//! be sent again and in which order; the receipt resolves the batch's [`pending`] outcome, on which all of its messages
-//! wait. Accumulator, router and session are plain code: no clock, no task, no wire.
+//! task in [`drive`] keeps a [`link`] open, takes batches out when they are due and owns the [`session`], which knows what is
+//! in flight, what must be sent again and in which order; the receipt resolves the batch's [`pending`] outcome, on which all
+//! of its messages wait. Accumulator, router and session are plain code: no clock, no task, no wire.
 
 mod accumulator;
 mod builder;
 mod drive;
 mod handle;
+mod link;
 mod pending;
 mod router;
 mod session;

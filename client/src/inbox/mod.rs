@@ -1,163 +1,28 @@
-//! From the wire to the application: deliveries are checked and decoded as they come (B4), wait here within the credit that
-//! was granted for them, and give it back as they are taken.
+//! From the wire to the application: deliveries are decoded as they come ([`arrival`]), wait here within the credit that was
+//! granted for them ([`credits`]), and give it back as they are taken.
+
+mod arrival;
+mod credits;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use alluvium_proto::batch;
-use alluvium_proto::status::RemoteFault;
 use alluvium_proto::v1;
-use alluvium_types::limits::Limits;
 use futures::Stream;
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
-use prost::Message as _;
 use tokio::sync::Notify;
 
+pub(crate) use self::arrival::Arrival;
+pub(crate) use self::credits::Cost;
+use self::credits::Credits;
 use crate::error::Error;
 use crate::message::Delivery;
 
 /// Reports of undeliverable messages, which use no credit, that may wait here.
 const FAULTS_MAX: u64 = 1024;
-
-/// One delivery of the server, decoded: what to hand over, and the credit that it used.
-#[derive(Debug, Default)]
-pub(crate) struct Arrival {
-    pub(crate) items: VecDeque<Result<Delivery, Error>>,
-    pub(crate) cost: Cost,
-}
-
-/// Credit: messages, and bytes as the server counts them: a message by its encoded length, a whole batch by its inflated
-/// bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Cost {
-    pub(crate) messages: u64,
-    pub(crate) bytes: u64,
-}
-
-impl Arrival {
-    /// Decodes a delivery. What can't be decoded becomes an error in its place.
-    pub(crate) fn decode(delivery: v1::Delivery, limits: Limits) -> Self {
-        let partition = delivery.partition;
-        let mut arrival = Self::default();
-        for delivered in delivery.messages {
-            let message = delivered.message.unwrap_or_default();
-            arrival.cost.messages += 1;
-            arrival.cost.bytes += message.encoded_len() as u64;
-            let (offset, attempt, time) = (delivered.offset, delivered.attempt, delivered.server_time_ms);
-            arrival.items.push_back(Ok(Delivery::new(partition, offset, attempt, time, message)));
-        }
-        if let Some(delivered) = delivery.batch {
-            arrival.decode_batch(partition, delivered, limits);
-        }
-        arrival
-    }
-
-    fn decode_batch(&mut self, partition: u32, delivered: v1::DeliveredBatch, limits: Limits) {
-        let batch = delivered.batch.unwrap_or_default();
-        let (first, count) = (delivered.first_offset, u64::from(batch.count));
-        self.cost.messages += count;
-        self.cost.bytes += u64::from(batch.inflated_bytes);
-        let decoded = batch::check(&batch, limits).and_then(|(header, _)| batch::decode(&header, &batch.blob)).map_err(|error| {
-            Error::Undeliverable {
-                partition,
-                first,
-                last: first.saturating_add(count.saturating_sub(1)),
-                producer: None,
-                problem: error.to_string(),
-                reason: error.reason.to_owned(),
-            }
-        });
-        match decoded {
-            Err(error) => self.items.push_back(Err(error)),
-            Ok(messages) => {
-                let (attempt, time) = (delivered.attempt, delivered.server_time_ms);
-                let numbered = (first..).zip(messages);
-                self.items.extend(numbered.map(|(offset, m)| Ok(Delivery::new(partition, offset, attempt, time, m))));
-            }
-        }
-    }
-
-    /// What the server says it can't deliver. It used no credit.
-    pub(crate) fn fault(fault: v1::DeliveryFault) -> Self {
-        let offsets = fault.offsets.unwrap_or_default();
-        let problem = RemoteFault::from(fault.fault.unwrap_or_default());
-        let error = Error::Undeliverable {
-            partition: fault.partition,
-            first: offsets.first,
-            last: offsets.last,
-            producer: Some(fault.producer).filter(|name| !name.is_empty()),
-            reason: problem.reason.clone().into_owned(),
-            problem: problem.message,
-        };
-        Self { items: VecDeque::from([Err(error)]), cost: Cost::default() }
-    }
-
-    /// The next item, with its share of the cost: the last one has what is left.
-    fn pop(&mut self) -> Option<(Result<Delivery, Error>, Cost)> {
-        let left = self.items.len() as u64;
-        let item = self.items.pop_front()?;
-        let share = Cost { messages: self.cost.messages / left, bytes: self.cost.bytes / left };
-        self.cost.messages -= share.messages;
-        self.cost.bytes -= share.bytes;
-        Some((item, share))
-    }
-}
-
-/// Credit to be granted again: collected until it is worth a request.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Credits {
-    window: Cost,
-    free: Cost,
-    due: bool,
-}
-
-impl Credits {
-    pub(crate) const fn new(window: Cost) -> Self {
-        Self { window, free: Cost { messages: 0, bytes: 0 }, due: false }
-    }
-
-    /// Takes back what an item had used. Says whether it is time to grant.
-    const fn release(&mut self, cost: Cost) -> bool {
-        self.free.messages += cost.messages;
-        self.free.bytes += cost.bytes;
-        if 2 * self.free.messages >= self.window.messages || 2 * self.free.bytes >= self.window.bytes {
-            self.due = true;
-        }
-        self.due
-    }
-
-    /// The application waits: whatever is free is granted, so that the server can't wait for it in turn.
-    fn hurry(&mut self) -> bool {
-        self.due |= self.free != Cost::default();
-        self.due
-    }
-
-    /// What to grant now, if it is time.
-    fn grant(&mut self) -> Option<v1::Credit> {
-        if !self.due {
-            return None;
-        }
-        self.due = false;
-        let free = std::mem::take(&mut self.free);
-        (free != Cost::default()).then_some(v1::Credit { messages: free.messages, bytes: free.bytes })
-    }
-
-    /// A new stream begins: nothing granted to the old one counts, and `held` of the window is in use here. What is left is
-    /// granted at once, unless a measure is used up: granting the other one alone would not bound it.
-    fn restart(&mut self, held: Cost) -> Option<v1::Credit> {
-        let messages = self.window.messages.saturating_sub(held.messages);
-        let bytes = self.window.bytes.saturating_sub(held.bytes);
-        *self = Self::new(self.window);
-        if messages == 0 || bytes == 0 {
-            self.free = Cost { messages, bytes };
-            return None;
-        }
-        Some(v1::Credit { messages, bytes })
-    }
-}
 
 /// What both ends share.
 #[derive(Debug)]
@@ -317,6 +182,7 @@ impl Stream for Inbox {
 mod tests {
     use alluvium_proto::batch::BatchBuilder;
     use alluvium_types::batch::Codec;
+    use alluvium_types::limits::Limits;
     use alluvium_types::time::Timestamp;
     use futures::{FutureExt, StreamExt};
 

@@ -58,7 +58,7 @@ impl fmt::Debug for Violation {
         let Self { what, seed, states } = self;
         write!(
             f,
-            "after {states} states: {what}\nreplay: ALLUVIUM_CRASH_SEED={seed} cargo test -p alluvium-bookie --test log_crash_states"
+            "after {states} states: {what}\nreplay: ALLUVIUM_CRASH_SEED={seed} ALLUVIUM_CRASH_STATES=600 cargo test -p alluvium-bookie --test log_crash_states"
         )
     }
 }
@@ -131,6 +131,8 @@ impl Run<'_> {
         let keep = entropy.below(forks);
         let mut kept = None;
         for number in 0..forks {
+            // A chance of its own, so that a run is the same whatever others have looked at.
+            let entropy = Entropy::seeded(entropy.bits());
             let fork = self.bench.disk.fork(Entropy::seeded(entropy.bits()));
             fork.crash();
             let mut model = self.bench.model.clone();

@@ -190,6 +190,25 @@ fn c31_two_lost_groups_leave_all_ledgers_in_doubt() {
 }
 
 #[test]
+fn c31_a_rotten_group_before_a_torn_one_is_a_loss_and_not_taken_for_cut() {
+    // Behind the rotten group there was nothing but frames of the torn one: no head that says what it seals.
+    let mut rig = Rig::new();
+    rig.open_ledger(1);
+    let rotten = rig.add_durable(1, 0, &[5; 1900]);
+    let torn = rig.add_durable(1, 1, &[6; 1900]);
+    let path = rig.path(rotten.file);
+    rig.disk.rot(&path, rotten.offset() + 600..rotten.offset() + 700);
+    rig.disk.overwrite(&path, torn.offset() / 4096 * 4096, &[0; 56]);
+    rig.disk.overwrite(&path, torn.offset() / 4096 * 4096 + 4040, &[0; 56]);
+    rig.reopen();
+    assert_eq!(rig.log.report.losses.len(), 1);
+    assert_eq!(rig.log.report.losses[0].entries, [(l(1), e(0))]);
+    assert!(rig.log.report.torn.is_some());
+    assert!(rig.marks(1).unwrap().in_doubt && rig.marks(1).unwrap().torn.is_some());
+    assert_eq!(rig.body(1, 1).unwrap(), [6; 1900], "what is good in the torn one stays");
+}
+
+#[test]
 fn c58_nothing_is_appended_behind_a_cut() {
     let mut rig = Rig::new();
     rig.open_ledger(1);

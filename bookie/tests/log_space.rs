@@ -68,7 +68,7 @@ fn c27_the_two_newest_files_and_undurable_deletions_keep_files() {
     let active = rig.log.writer.active_file();
     assert_eq!(rig.log.writer.release(active, &rig.log.index).unwrap_err(), KeepReason::Marks(active));
     let files: Vec<_> = rig.log.index.files().map(|(file, _)| file).collect();
-    let before = files.iter().copied().filter(|file| *file < active).next_back().unwrap();
+    let before = files.iter().copied().rfind(|file| *file < active).unwrap();
     assert_eq!(rig.log.writer.release(before, &rig.log.index).unwrap_err(), KeepReason::Marks(before));
     rig.mark(2, deleted());
     rig.log.index.remove_ledger(l(2));

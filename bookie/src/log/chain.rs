@@ -97,7 +97,8 @@ impl Judge {
         let is_adjacent =
             self.last.as_ref().is_none_or(|last| previous.is_none_or(|previous| previous == last.file || last.file == file));
         if let Some(open) = &self.open {
-            if seen.sealed >= open.number || !is_adjacent {
+            // In one file nothing is appended behind a cut (C58): whatever follows there was begun when this was durable.
+            if open.file == file || seen.sealed >= open.number || !is_adjacent {
                 let directory = if seen.sealed == open.number { seen.directory.clone() } else { None };
                 self.lose_open(directory);
             } else if has_snapshot {

@@ -45,6 +45,11 @@ impl FileIndex {
         *known = (*known).max(lac);
     }
 
+    /// Notes that there are frames of a ledger, though none that counts.
+    pub(crate) fn note_ledger(&mut self, ledger: LedgerId) {
+        self.ledgers.entry(ledger).or_default();
+    }
+
     pub(crate) fn note_lac(&mut self, ledger: LedgerId, lac: EntryId) {
         let known = self.ledgers.entry(ledger).or_default();
         *known = (*known).max(Some(lac));

@@ -17,7 +17,7 @@ use super::footer::{FileIndex, Footer, Seal};
 use super::index::Index;
 use super::marks::{Above, Doubts, MarkTable, Marks};
 use super::place::{FileId, GroupNumber};
-use super::scan::{Change, Scan, first_group, scan};
+use super::scan::{Change, Scan, Sighting, first_group, scan};
 use super::writer::Writer;
 
 /// An open log.
@@ -133,7 +133,7 @@ pub fn open(
     }
     #[cfg(feature = "planted")]
     if config.plants(super::planted::Planted::AppendBehindCut)
-        && let Some(writer) = survey.append_behind_cut(&config, &verdict, &marks)
+        && let Some(writer) = survey.append_behind_cut(&config, &verdict, &index, &marks)
     {
         return Ok(Log { writer, files: Arc::new(files), index, report });
     }
@@ -146,7 +146,7 @@ pub fn open(
         writer.complete(write);
     }
     // The snapshot is durable, with all that was concluded: only now may the old files lose what led to it.
-    for seal in survey.seals(&verdict) {
+    for seal in survey.seals(&verdict, &index) {
         let path = seal.file.path.clone();
         files.write_seal(&seal).map_err(failed(path))?;
     }
@@ -242,12 +242,15 @@ impl Survey {
     fn marks(&mut self, read_ahead: usize, is_file_lost: bool) -> MarkTable {
         let mut extra: Vec<Option<Scan>> = self.files.iter().map(|_| None).collect();
         let mut snapshots_lost = 0;
+        let mut is_marks_lost = is_file_lost;
         for place in (0..self.files.len()).rev() {
             let of_footer;
             let found = match &self.links[place] {
                 Link::Scanned(scan) => scan,
-                Link::Sealed { .. } => {
+                Link::Sealed { last, .. } => {
                     of_footer = scan(&self.files[place], read_ahead);
+                    // The chain has not looked into this file: nobody else says if a mark of it is lost.
+                    is_marks_lost |= !of_footer.is_unbroken_to(*last);
                     extra[place].insert(of_footer)
                 }
             };
@@ -272,7 +275,7 @@ impl Survey {
         }
         // One lost snapshot is made up for by the file before, which is always kept.
         let is_made_up_for = snapshots_lost == 0 || snapshots_lost == 1 && self.snapshot.is_some();
-        if is_file_lost || !is_made_up_for {
+        if is_marks_lost || !is_made_up_for {
             doubt_all(&mut table);
         }
         table
@@ -287,11 +290,12 @@ impl Survey {
             if let Some(footer) = &self.footers[link] {
                 note(&mut index, file.header.file, footer);
             }
-            if let Link::Scanned(scan) = &self.links[link] {
-                for sighting in (0..scan.sightings.len()).filter(|s| torn_at != Some(Place { link, sighting: *s })) {
-                    self.note_good(&mut index, Place { link, sighting });
-                }
-            }
+            self.sightings(link).filter(|(_, seen)| seen.is_whole).for_each(|(place, _)| self.note_good(&mut index, place));
+        }
+        // What is left of bad groups comes after: a copy that a compaction wrote there must not replace the entry that it copied.
+        for link in 0..self.links.len() {
+            let bad = self.sightings(link).filter(|(place, seen)| !seen.is_whole && torn_at != Some(*place));
+            bad.for_each(|(place, _)| self.note_good(&mut index, place));
         }
         let mut losses = Vec::new();
         for (loss, remains) in &verdict.losses {
@@ -340,53 +344,71 @@ impl Survey {
         }
     }
 
-    fn sighting(&self, place: Place) -> Option<&super::scan::Sighting> {
+    fn sighting(&self, place: Place) -> Option<&Sighting> {
         match &self.links[place.link] {
             Link::Scanned(scan) => scan.sightings.get(place.sighting),
             Link::Sealed { .. } => None,
         }
     }
 
+    fn sightings(&self, link: usize) -> impl Iterator<Item = (Place, &Sighting)> {
+        let sightings = match &self.links[link] {
+            Link::Scanned(scan) => &scan.sightings[..],
+            Link::Sealed { .. } => &[],
+        };
+        sightings.iter().enumerate().map(move |(sighting, seen)| (Place { link, sighting }, seen))
+    }
+
     fn note_good(&self, index: &mut Index, place: Place) {
         let file = self.files[place.link].header.file;
-        let Some(sighting) = self.sighting(place) else { return };
-        for (row, lac) in &sighting.frames.rows {
-            index.insert(row.ledger, row.entry, row.location(file));
+        let Some(seen) = self.sighting(place) else { return };
+        for (row, lac) in &seen.frames.rows {
+            if seen.is_whole || index.get(row.ledger, row.entry).is_none() {
+                index.insert(row.ledger, row.entry, row.location(file));
+            } else {
+                index.note_dead(row.ledger, file);
+            }
             if let Some(lac) = lac {
                 index.note_lac(row.ledger, *lac);
             }
         }
-        for (ledger, lac) in &sighting.frames.lacs {
+        for (ledger, lac) in &seen.frames.lacs {
             index.note_lac(*ledger, *lac);
         }
     }
 
     /// The footers of the files that were scanned: what is good in them, and what is known to be lost.
-    fn seals(&self, verdict: &Verdict) -> Vec<Seal> {
+    fn seals(&self, verdict: &Verdict, index: &Index) -> Vec<Seal> {
         let mut seals = Vec::new();
         for (link, file) in self.files.iter().enumerate() {
             let Link::Scanned(scan) = &self.links[link] else { continue };
-            let mut index = FileIndex::default();
-            for (sighting, seen) in scan.sightings.iter().enumerate() {
-                let is_lost = verdict.losses.iter().any(|(_, place)| *place == Some(Place { link, sighting }));
+            let mut file_index = FileIndex::default();
+            for (place, seen) in self.sightings(link) {
+                let is_lost = verdict.losses.iter().any(|(_, lost)| *lost == Some(place));
                 let bad_rows = if is_lost { &seen.frames.bad_rows[..] } else { &[] };
-                bad_rows.iter().for_each(|row| index.add(*row, None));
-                seen.frames.rows.iter().for_each(|(row, lac)| index.add(*row, *lac));
-                seen.frames.lacs.iter().for_each(|(ledger, lac)| index.note_lac(*ledger, *lac));
+                let good_rows = seen.frames.rows.iter().copied();
+                for (row, lac) in good_rows.chain(bad_rows.iter().map(|row| (*row, None))) {
+                    if seen.is_whole || index.get(row.ledger, row.entry) == Some(row.location(file.header.file)) {
+                        file_index.add(row, lac);
+                    } else {
+                        file_index.note_ledger(row.ledger);
+                    }
+                }
+                seen.frames.lacs.iter().for_each(|(ledger, lac)| file_index.note_lac(*ledger, *lac));
             }
             let numbers = || scan.sightings.iter().map(|sighting| sighting.number);
             let first = numbers().next().unwrap_or_default();
             let last = numbers().max().unwrap_or_default();
-            seals.push(Seal { file: Arc::clone(file), first, last, index });
+            seals.push(Seal { file: Arc::clone(file), first, last, index: file_index });
         }
         seals
     }
 
     #[cfg(feature = "planted")]
-    fn append_behind_cut(&self, config: &Config, verdict: &Verdict, marks: &MarkTable) -> Option<Writer> {
+    fn append_behind_cut(&self, config: &Config, verdict: &Verdict, index: &Index, marks: &MarkTable) -> Option<Writer> {
         let Link::Scanned(scan) = self.links.last()? else { return None };
         let cut = scan.sightings.iter().rfind(|sighting| sighting.is_whole)?;
-        let seal = self.seals(verdict).pop()?;
+        let seal = self.seals(verdict, index).pop()?;
         let previous = self.files.len().checked_sub(2).map(|place| self.files[place].header.file);
         Some(Writer::behind_cut(config.clone(), seal, previous, marks.clone(), cut.number, cut.end))
     }
@@ -422,6 +444,7 @@ fn note(index: &mut Index, file: FileId, footer: &FileIndex) {
         index.insert(row.ledger, row.entry, row.location(file));
     }
     for (ledger, lac) in footer.ledgers() {
+        index.note_dead(ledger, file);
         if let Some(lac) = lac {
             index.note_lac(ledger, lac);
         }

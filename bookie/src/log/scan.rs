@@ -67,6 +67,13 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
+    /// Whether all groups are whole and there is none missing between them, up to the one of this number.
+    pub(crate) fn is_unbroken_to(&self, last: GroupNumber) -> bool {
+        self.sightings.iter().all(|sighting| sighting.is_whole)
+            && self.sightings.windows(2).all(|pair| pair[1].sealed == pair[0].number)
+            && self.sightings.last().is_some_and(|sighting| sighting.number == last)
+    }
+
     /// Whether something follows the snapshot.
     pub(crate) fn has_more_than_a_snapshot(&self) -> bool {
         self.sightings.iter().any(|sighting| sighting.flags & SNAPSHOT == 0)

@@ -247,8 +247,8 @@ impl Bench {
         // A writer adds where nothing stands against it; a recovery also where a fence does (C20), or a tear.
         let by_recovery = self.chance(8);
         let ledger = self.some_ledger(|marks| {
-            let is_writable = marks.fenced.is_none() && marks.torn.is_none() && marks.closed.is_none();
-            !marks.deleted && !marks.in_doubt && (by_recovery || is_writable)
+            let is_writable = marks.fenced.is_none() && marks.torn.is_none();
+            !marks.deleted && !marks.in_doubt && marks.closed.is_none() && (by_recovery || is_writable)
         });
         let Some(id) = ledger else { return self.open_ledger() };
         let ledger = self.model.ledgers.get_mut(&id).unwrap();

@@ -205,7 +205,10 @@ impl Model {
                 }
                 let doubts = log.writer.marks().doubts();
                 let is_unsure = match found {
-                    Some(marks) => marks.in_doubt || marks.torn.is_some_and(|above| above.covers(*entry)),
+                    // What a tear takes of a closed ledger is not marked (C59): no recovery asks for it any more.
+                    Some(marks) => {
+                        marks.in_doubt || marks.closed.is_some() || marks.torn.is_some_and(|above| above.covers(*entry))
+                    }
                     None => [doubts.torn_below, doubts.in_doubt_below].iter().flatten().any(|below| id < below),
                 };
                 if !(self.is_rotten && is_unsure) {

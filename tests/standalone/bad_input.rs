@@ -202,8 +202,10 @@ async fn the_server_survives_running_out_of_descriptors_c56() {
     limit(open + 8);
     let crowd: Vec<TcpStream> =
         (0..100).map(|_| TcpStream::connect(("127.0.0.1", server.ports()[0])).expect("the backlog takes it")).collect();
-    alluvium_tests::eventually("an accept fails", crate::wire::LIMIT, || async { server.log().contains("accept failed").then_some(()) })
-        .await;
+    alluvium_tests::eventually("an accept fails", crate::wire::LIMIT, || async {
+        server.log().contains("accept failed").then_some(())
+    })
+    .await;
     drop(crowd);
     limit(open + 1000);
     publish(&server, TOPIC, &["after"]).await.expect("stored");

@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn messages_of_a_partition_keep_their_order_within_the_limits() {
         let limits = Limits::default();
-        let big = v1::Message { payload: Bytes::from(vec![0; limits.message_bytes_max() / 2]), ..Default::default() };
+        let big = v1::Message { payload: Bytes::from(vec![0; limits.message_bytes_max() / 3 * 2]), ..Default::default() };
         let small = v1::Message { payload: Bytes::from_static(b"x"), ..Default::default() };
         let messages = vec![big.clone(), small.clone(), big.clone(), big, small];
         let chosen = |m: &v1::Message| PartitionIndex::new(u32::from(m.payload.len() == 1));

@@ -3,6 +3,7 @@
 //! A schedule proves two things: with its bug planted an invariant breaks, and without it the same course of events ends well.
 
 mod cas;
+mod disk;
 mod fence;
 mod recovery;
 
@@ -28,7 +29,7 @@ pub struct Schedule {
 }
 
 /// All schedules.
-pub const SCHEDULES: [Schedule; 7] = [
+pub const SCHEDULES: [Schedule; 8] = [
     Schedule {
         name: "an add reaches the one bookie that recovery only read from",
         case: "C1",
@@ -77,6 +78,13 @@ pub const SCHEDULES: [Schedule; 7] = [
         bug: None,
         shape: Shape::calm,
         script: recovery::spares_that_were_silent,
+    },
+    Schedule {
+        name: "a bookie is killed in a write, answers for what it finds, and loses power",
+        case: "B1",
+        bug: None,
+        shape: disk::slow_disks,
+        script: disk::killed_then_cut_off,
     },
 ];
 

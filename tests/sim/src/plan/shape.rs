@@ -80,14 +80,18 @@ impl Shape {
             _ => (3, 2, 1),
         };
         let replication = Replication::new(e, w, a).expect("the table holds valid ones");
-        // Calm, ordinary and rough networks.
+        let slow = dice.chance(0.3);
+        let slow_disk = dice.chance(0.3);
+        // Where a round trip is long, more has to be under way.
+        let window = if slow || slow_disk { dice.pick(&[8, 16, 32, 64]) } else { dice.pick(&[1, 2, 4, 8, 16, 32]) };
+        // Calm, ordinary and rough networks. A drop breaks a connection, so where much is under way it takes much with it.
+        let roughest = if window > 4 { 0.03 } else { 0.08 };
         let drop = match dice.below(4) {
             0 => 0.0,
             1 => 0.005 * dice.unit(),
             2 => 0.02 * dice.unit(),
-            _ => 0.08 * dice.unit(),
+            _ => roughest * dice.unit(),
         };
-        let slow = dice.chance(0.3);
         let weather = Weather {
             drop,
             delay_min: Duration::from_micros(50 + dice.below(300)),
@@ -95,7 +99,6 @@ impl Shape {
             stall: if dice.chance(0.5) { 0.03 * dice.unit() } else { 0.0 },
             stall_max: millis(50 + dice.below(900)),
         };
-        let slow_disk = dice.chance(0.3);
         let disk_max = if slow_disk { millis(5 + dice.below(60)) } else { millis(1 + dice.below(4)) };
         let rough_metadata = dice.chance(0.5);
         let body_max = dice.pick(&[64, 200, 1000, 5000]);
@@ -103,11 +106,10 @@ impl Shape {
             replication,
             // Mostly with spares, sometimes with none.
             bookies: if dice.chance(0.15) { dice.between(e, e + 1) } else { dice.between(e.max(4) + 1, 7) },
-            ledgers: dice.between(1, 3),
+            ledgers: dice.pick(&[1, 2, 2, 3, 3, 4]),
             appends: dice.between(35, 90),
             append_gap: Duration::from_micros(2000 + dice.below(16_000)),
-            // Where a round trip is long, more has to be under way.
-            window: if slow || slow_disk { dice.pick(&[8, 16, 32, 64]) } else { dice.pick(&[1, 2, 4, 8, 16, 32]) },
+            window,
             body_bytes: (dice.between(1, 40), body_max),
             weather,
             disk_time: (Duration::from_micros(100 + dice.below(500)), disk_max),

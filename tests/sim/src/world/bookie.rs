@@ -235,6 +235,11 @@ impl Bookie {
         }
     }
 
+    /// Whether a group is on its way to the disk.
+    pub(super) fn is_writing(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.in_flight.is_some())
+    }
+
     /// Whether the disk failed under the log, so that the process has to end (B8).
     pub(super) fn has_failed(&self) -> bool {
         self.running.as_ref().is_some_and(|running| running.store.writer().is_failed())

@@ -132,12 +132,17 @@ impl World {
     }
 
     fn crash(&mut self, slot: Slot, down: Duration, end: End) {
+        let calls = 1 + self.dice.below(3);
+        self.crash_at_call(slot, down, end, calls);
+    }
+
+    /// The process ends; a group on its way to the disk is struck at the `calls`-th call that writes it.
+    pub(super) fn crash_at_call(&mut self, slot: Slot, down: Duration, end: End, calls: u64) {
         let now = self.now();
         if !self.bookies[slot.0].is_up() {
             return;
         }
         self.faults += 1;
-        let calls = 1 + self.dice.below(3);
         self.bookies[slot.0].crash(calls, end);
         for (client, connection, at) in self.network.drop_bookie(now, slot) {
             self.queue.put_at(at, Event::Noticed(client, slot, connection));

@@ -1,11 +1,14 @@
 //! A world that a schedule written by hand directs: it says who acts when, and which messages wait.
 
+use std::time::Duration;
+
 use alluvium_ledger::call::{Answer, Request};
 use alluvium_types::checksum::Crc32c;
 use alluvium_types::ids::{EntryId, LedgerId};
 use alluvium_types::ledger::LedgerMetadata;
 use alluvium_types::time::Mono;
 
+use super::bookie::End;
 use super::client::{Fate, Name, Part};
 use super::story::{Chapter, body};
 use super::{Event, Outcome, World};
@@ -48,7 +51,7 @@ impl From<Violation> for Astray {
 }
 
 /// The longest that a schedule waits for something, in virtual time.
-const WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(20);
+const WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// The world under direction.
 #[derive(Debug)]
@@ -125,6 +128,11 @@ impl Stage {
         Ok(self.world.inflict(item)?)
     }
 
+    /// A bookie's process is killed while a group is on its way to the disk: it is seen there, and not durable.
+    pub fn kill_in_write(&mut self, slot: Slot, down: Duration) {
+        self.world.crash_at_call(slot, down, End::Kill, 1);
+    }
+
     /// The writer's process dies.
     pub fn crash_writer(&mut self) {
         if let Some(writer) = self.world.writer_of(LedgerId::new(1)) {
@@ -160,7 +168,7 @@ impl Stage {
     }
 
     /// Lets things happen for a while.
-    pub fn wait(&mut self, span: std::time::Duration) -> Result<(), Astray> {
+    pub fn wait(&mut self, span: Duration) -> Result<(), Astray> {
         let end: Mono = self.world.now().after(span);
         while self.world.queue.next_at().is_some_and(|at| at <= end) {
             if !self.world.step()? {
@@ -218,6 +226,11 @@ impl World {
     pub fn has_fenced(&self, slot: Slot) -> bool {
         let id = self.bookies[slot.0].last_id();
         id.is_some_and(|id| self.history.was_fenced(&id, LedgerId::new(1)))
+    }
+
+    /// Whether a bookie has a group on its way to the disk.
+    pub fn is_writing(&self, slot: Slot) -> bool {
+        self.bookies[slot.0].is_writing()
     }
 
     /// Whether a bookie is up.

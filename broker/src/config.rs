@@ -68,7 +68,7 @@ impl Default for Config {
             publish_bytes_max: 256 << 20,
             cache_bytes_max: 128 << 20,
             cache_partition_bytes_max: 32 << 20,
-            read_bytes_max: 64 << 20,
+            read_bytes_max: 128 << 20,
             delivery_bytes_max: 128 << 20,
             window_bytes: 16 << 20,
             stall_after_ms: 5_000,

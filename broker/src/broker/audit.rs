@@ -162,7 +162,11 @@ fn may_be_due(segments: &[Versioned<Segment>], policy: PartitionPolicy, wall: Op
         let value = &segment.value;
         Some(Candidate { number: value.number, first: value.first?, sealed: value.sealed? })
     };
-    let sealed: Vec<Candidate> = segments.iter().filter_map(candidate).collect();
+    let mut sealed: Vec<Candidate> = segments.iter().filter_map(candidate).collect();
+    // An empty last one stays: it says where the log ends (T1).
+    if segments.last().is_some_and(|last| last.value.sealed.is_some_and(|sealed| sealed.messages == 0)) {
+        sealed.pop();
+    }
     let old_unsealed = segments.iter().any(|segment| {
         segment.value.sealed.is_none()
             && policy.retention.age.zip(wall).is_some_and(|(age, wall)| wall.since(segment.value.created) > age)
@@ -218,4 +222,46 @@ async fn drop_state(context: &Context, claim: &Claim) -> Result<(), OpenError> {
         drop_ledger(context, ledger).await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use alluvium_metadata::segments::{Sealed, SegmentNumber};
+    use alluvium_types::ids::{LedgerId, Offset, Revision};
+    use alluvium_types::policy::{Retention, Rollover};
+
+    use super::*;
+
+    fn segment(number: u64, messages: Option<u64>) -> Versioned<Segment> {
+        let time = Timestamp::from_millis(1000);
+        let sealed = messages.map(|messages| Sealed {
+            end: Offset::new(messages),
+            messages,
+            bytes: messages,
+            times: (messages > 0).then_some((time, time)),
+        });
+        let value = Segment {
+            number: SegmentNumber::new(number),
+            ledger: LedgerId::new(number),
+            created: time,
+            first: Some(Offset::ZERO),
+            sealed,
+        };
+        Versioned { value, mod_revision: Revision::ZERO, create_revision: Revision::ZERO }
+    }
+
+    #[test]
+    fn a_partition_is_claimed_for_retention_only_while_something_may_go() {
+        let retention = Retention { age: Some(Duration::from_secs(10)), bytes: None };
+        let policy = PartitionPolicy { retention, rollover: Rollover::default() };
+        let due = |segments: &[Versioned<Segment>], second: u64| {
+            may_be_due(segments, policy, Some(Timestamp::from_millis(second * 1000)))
+        };
+        assert!(!due(&[segment(1, Some(5))], 5));
+        assert!(due(&[segment(1, Some(5))], 50));
+        assert!(due(&[segment(1, None)], 50), "nobody knows what it holds");
+        assert!(due(&[segment(1, Some(5)), segment(2, Some(0))], 50));
+        assert!(!due(&[segment(2, Some(0))], 50), "the empty one that is left stays for ever");
+        assert!(!may_be_due(&[segment(1, Some(5))], policy, None), "a clock that is not trusted makes nothing due");
+    }
 }

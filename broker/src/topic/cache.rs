@@ -23,7 +23,7 @@ impl TailCache {
         Self { entries: VecDeque::new(), bytes: 0, bytes_max, budget }
     }
 
-    /// Makes room for an entry of so many bytes, at the cost of the oldest ones here; `None` when it is too large.
+    /// Makes room for an entry that takes so many bytes of memory, at the cost of the oldest ones here; `None` when it is too large.
     pub(crate) fn make_room(&mut self, bytes: usize) -> Option<BytesHeld> {
         if bytes > self.bytes_max {
             return None;
@@ -44,7 +44,7 @@ impl TailCache {
 
     fn pop(&mut self) {
         if let Some(oldest) = self.entries.pop_front() {
-            self.bytes -= oldest.bytes();
+            self.bytes -= oldest.cost();
         }
     }
 
@@ -53,7 +53,7 @@ impl TailCache {
         if self.entries.back().is_some_and(|last| last.end_offset() != entry.first_offset()) {
             self.clear();
         }
-        self.bytes += entry.bytes();
+        self.bytes += entry.cost();
         self.entries.push_back(entry);
     }
 
@@ -107,7 +107,7 @@ mod tests {
         let mut body = BytesMut::from(&header.encode()[..]);
         body.resize(body.len() + bytes as usize, 0);
         let body: Bytes = body.freeze();
-        if let Some(held) = cache.make_room(body.len()) {
+        if let Some(held) = cache.make_room(LoadedEntry::cost_of(body.len(), 1)) {
             let entry = LoadedEntry::of_parts((LedgerId::ZERO, EntryId::ZERO), header, &body, Some(Arc::new(held)));
             cache.push(entry);
         }
@@ -120,7 +120,8 @@ mod tests {
     #[test]
     fn it_keeps_the_newest_within_its_bytes() {
         let budget = ByteBudget::new(1 << 20);
-        let mut cache = TailCache::new(5000, budget.clone());
+        let four = 4 * LoadedEntry::cost_of(1000 + 86, 1);
+        let mut cache = TailCache::new(four, budget.clone());
         for n in 0..10 {
             push(&mut cache, n * 10, 1000);
         }
@@ -129,7 +130,7 @@ mod tests {
         assert_eq!(firsts(&cache, 60, 2400), [60, 70]);
         assert_eq!(firsts(&cache, 60, 1), [60], "at least one");
         assert_eq!(firsts(&cache, 100, 1), [0; 0]);
-        assert!(budget.held() <= 5120);
+        assert!(budget.held() <= four + 4 * 256);
         push(&mut cache, 100, 9000);
         assert_eq!(firsts(&cache, 90, 1 << 20), [90], "too large to be kept");
         push(&mut cache, 110, 10);

@@ -103,6 +103,16 @@ impl LoadedEntry {
         self.0.bytes
     }
 
+    /// About the memory that it takes: its body, and what was decoded of it.
+    pub(crate) fn cost(&self) -> usize {
+        Self::cost_of(self.0.bytes, self.0.header.batches.len())
+    }
+
+    /// The same, of an entry with such a body.
+    pub(crate) const fn cost_of(body_bytes: usize, batches: usize) -> usize {
+        body_bytes + size_of::<Inner>() + batches * (size_of::<BatchDescriptor>() + size_of::<Bytes>())
+    }
+
     /// Its batches with their offsets.
     pub fn batches(&self) -> impl Iterator<Item = PlacedBatch<'_>> {
         let mut next = self.first_offset();

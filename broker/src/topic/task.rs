@@ -306,7 +306,7 @@ impl PartitionTask {
             for Visible { entry, header, body } in visible {
                 self.context.metrics.confirmed_entries.inc();
                 self.context.metrics.confirmed_bytes.inc_by(body.len() as u64);
-                match cache.make_room(body.len()) {
+                match cache.make_room(LoadedEntry::cost_of(body.len(), header.batches.len())) {
                     Some(held) => cache.push(LoadedEntry::of_parts((ledger, entry), header, &body, Some(Arc::new(held)))),
                     // What can't be kept would leave a gap.
                     None => cache.clear(),

@@ -674,6 +674,12 @@ impl<H: Hosted> Owner<H> {
         }
         tell_fault(self.log.abandon(), &unknown);
         tell_fault(self.coalescer.abandon(), &moved(&self.name));
+        let claims = self.state.abandon().into_iter().filter_map(|waiting| match waiting {
+            WhenDurable::Claim { answers, partition, .. } => Some(Waiting::Claim(answers, partition, Err(moved(&self.name)))),
+            // Their callers are told by the subscriptions, or find the partition's task gone.
+            WhenDurable::Output(_) | WhenDurable::Covered(_) | WhenDurable::Trim(_) => None,
+        });
+        tell(claims);
         self.effects = Effects::default();
         self.subscriptions.ended(&moved(&self.name), &mut self.effects);
         let outputs = std::mem::take(&mut self.effects).now;

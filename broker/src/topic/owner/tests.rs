@@ -370,6 +370,16 @@ fn c38_a_lost_partition_leaves_what_was_appended_unknown_and_the_rest_unstored()
 }
 
 #[test]
+fn a_claim_that_is_not_durable_when_the_partition_is_lost_is_told_so() {
+    let mut world = World::new();
+    world.claim("p");
+    world.owner.lost(Lost::Fenced);
+    let heard = world.heard();
+    let [Answer::Claimed { result: Err(fault), .. }] = heard.as_slice() else { panic!("{heard:?}") };
+    assert_eq!(fault.reason, "PARTITION_MOVED");
+}
+
+#[test]
 fn c36_an_entry_too_large_for_a_bookie_is_refused_for_good() {
     let mut world = World::new();
     world.send(1, Guarantee::Quorum, None, 10);

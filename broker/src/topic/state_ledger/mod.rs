@@ -149,6 +149,13 @@ impl<T> StateLedger<T> {
             && self.current.as_ref().is_none_or(|current| current.in_flight.is_none())
     }
 
+    /// Everything that waits, in no order; nothing of it will be durable here.
+    pub(crate) fn abandon(&mut self) -> Vec<T> {
+        let in_flight = self.current.take().and_then(|current| current.in_flight).map(|(_, then)| then).unwrap_or_default();
+        let parts = [&mut self.done, &mut self.covered, &mut self.queued_then];
+        parts.into_iter().flat_map(std::mem::take).chain(in_flight).collect()
+    }
+
     /// What is durable now.
     pub(crate) fn take_done(&mut self) -> Vec<T> {
         std::mem::take(&mut self.done)

@@ -23,7 +23,8 @@ crash:
 
 # One producer, one partition, synced; and the disk's own speed beside it.
 speed:
-    cargo run --release --bin alluvium -- bench quick
+    cargo build --release
+    cargo run --release -p alluvium-tests --bin speed
 
 # Starts a server to play with.
 dev:

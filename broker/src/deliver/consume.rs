@@ -34,6 +34,9 @@ const RECEIPTS_MAX: usize = 1024;
 const DRAIN: Duration = Duration::from_secs(2);
 /// While dispatching is not allowed (M4), how often that is looked at, and for how long the stream waits.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// A client that has not read for so long is given nothing more until it does, and what waits for it goes back: to other
+/// consumers, and out of memory.
+const STALL: Duration = Duration::from_secs(10);
 
 /// A stream that was let in everywhere.
 pub(super) struct Session<S> {
@@ -59,6 +62,10 @@ struct Work {
     waits_for_credit: bool,
     /// Dispatching has not been allowed since.
     paused_since: Option<Mono>,
+    /// There has been something to send, and no room for it, since.
+    full_since: Option<Mono>,
+    /// What waited was given back.
+    stalled: bool,
     half_closed: bool,
 }
 
@@ -130,7 +137,10 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
             }
             let may_dispatch = self.pause_is_over(work) && room_for_decoding.is_none();
             let wants_room = work.has_something(may_dispatch);
-            let pause_ends = work.paused_since.map(|_| self.around.clock.mono().after(PAUSE.0));
+            let now = self.around.clock.mono();
+            work.full_since = work.full_since.or(Some(now)).filter(|_| wants_room && !work.stalled);
+            let pause_ends = work.paused_since.map(|_| now.after(PAUSE.0));
+            let alarm = pause_ends.into_iter().chain(work.full_since.map(|since| since.after(STALL))).min();
             let wake = tokio::select! {
                 biased;
                 () = self.around.tasks.stopping() => Wake::Stop,
@@ -140,7 +150,7 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
                 request = self.requests.next(), if !work.half_closed && work.receipts_open < RECEIPTS_OPEN_MAX => Wake::Request(request),
                 held = some(&mut room_for_decoding), if room_for_decoding.is_some() => Wake::Decode(held),
                 () = self.outbox.room(), if wants_room => Wake::Room,
-                () = self.around.clock.sleep_until(pause_ends.unwrap_or_default()), if pause_ends.is_some() => Wake::Time,
+                () = self.around.clock.sleep_until(alarm.unwrap_or_default()), if alarm.is_some() => Wake::Time,
             };
             match wake {
                 Wake::Stop => return End::Draining,
@@ -150,10 +160,16 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
                 }
                 Wake::Changed => work.waits_for_credit = false,
                 Wake::Time => {
-                    let since = work.paused_since.unwrap_or_default();
-                    if self.around.clock.mono().since(since) > PAUSE.1 {
+                    let now = self.around.clock.mono();
+                    if work.paused_since.is_some_and(|since| now.since(since) > PAUSE.1) {
                         let text = "this broker may not dispatch now; connect again";
                         return End::Fault(Fault::new(FaultKind::Unavailable, "DISPATCH_PAUSED", text));
+                    }
+                    if work.full_since.is_some_and(|since| now.since(since) >= STALL) {
+                        room_for_decoding = None;
+                        work.stalled = true;
+                        self.membership.mailbox.suspend(true);
+                        self.give_back(work);
                     }
                 }
                 // The client sends nothing more, and may still receive.
@@ -171,6 +187,10 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
                     }
                 }
                 Wake::Room => {
+                    work.full_since = None;
+                    if std::mem::take(&mut work.stalled) {
+                        self.membership.mailbox.suspend(false);
+                    }
                     if let Some(bytes) = self.send_next(work, may_dispatch) {
                         let budget = self.around.budget.clone();
                         room_for_decoding = Some(async move { budget.take(bytes).await }.boxed());
@@ -203,10 +223,26 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
                 Event::Ended(fault) => return Err(fault),
             }
         }
+        if work.stalled {
+            self.give_back(work);
+        }
         for partition in self.membership.mailbox.refilled() {
             work.inputs.push_back((partition, self.membership.refilled()));
         }
         Ok(())
+    }
+
+    /// What was not sent goes back, with the credit that was taken for it.
+    fn give_back(&self, work: &mut Work) {
+        (work.waits_for_credit, work.decoded) = (false, None);
+        let mailbox = &self.membership.mailbox;
+        for parcel in work.parcels.drain(..) {
+            let unused = parcel.unused();
+            mailbox.sent(unused.messages);
+            mailbox.refund(unused);
+            mailbox.release(parcel.taken());
+            work.inputs.push_back((parcel.partition(), self.membership.unsent(vec![parcel.unsent()])));
+        }
     }
 
     fn request(&self, work: &mut Work, request: v1::SubscribeRequest) -> Result<(), Fault> {
@@ -364,7 +400,7 @@ impl Work {
     /// Whether there is a response to be made now.
     fn has_something(&self, may_dispatch: bool) -> bool {
         let parcel = !self.parcels.is_empty() && !self.waits_for_credit && may_dispatch;
-        parcel || !self.receipts.is_empty() || !self.faults.is_empty()
+        parcel || self.stalled || !self.receipts.is_empty() || !self.faults.is_empty()
     }
 }
 

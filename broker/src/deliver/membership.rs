@@ -79,6 +79,11 @@ impl Membership {
         Input::Entries { subscription, consumer, from, result }
     }
 
+    /// That messages were not sent and are for others to take.
+    pub(super) fn unsent(&self, spans: Vec<Span>) -> Input {
+        Input::Unsent { subscription: self.joiner.subscription.clone(), consumer: self.joiner.consumer, spans }
+    }
+
     /// That messages can't be decoded.
     pub(super) fn undeliverable(&self, span: Span) -> Input {
         let (subscription, consumer) = (self.joiner.subscription.clone(), self.joiner.consumer);

@@ -85,6 +85,11 @@ impl Parcel {
         Span::new(self.at, self.delivery.span.end)
     }
 
+    /// The credit that was taken for that.
+    pub(super) fn unused(&self) -> Grant {
+        Grant { messages: self.unsent().count(), bytes: self.paid }
+    }
+
     /// Whose it is.
     pub(super) const fn partition(&self) -> PartitionIndex {
         self.partition

@@ -31,6 +31,10 @@ use crate::topic::{LoadedEntry, ReadFault};
 const READ_BYTES: usize = 512 << 10;
 /// How many partitions of one stream are read at a time.
 const READS_MAX: usize = 4;
+/// While a stream has so many bytes at hand, nothing more is read for it.
+const AT_HAND_BYTES: usize = 2 << 20;
+/// A client that has not read for so long has nothing kept at hand for it (Q6).
+const STALL: Duration = Duration::from_secs(10);
 /// How long after a failed read the next one begins.
 const READ_RETRY: Duration = Duration::from_millis(200);
 
@@ -52,6 +56,8 @@ struct Work {
     faults: VecDeque<v1::DeliveryFault>,
     waits_for_credit: bool,
     half_closed: bool,
+    /// Nothing could be sent, or nothing was allowed to be, for long: what was at hand is let go.
+    stalled: bool,
     served_last: Option<PartitionIndex>,
 }
 
@@ -75,6 +81,7 @@ enum Wake {
     More(PartitionIndex, bool),
     Room,
     Decode(BytesHeld),
+    Rest,
 }
 
 /// Why a reader's stream ends.
@@ -123,6 +130,7 @@ pub(super) async fn open<S>(
         faults: VecDeque::new(),
         waits_for_credit: false,
         half_closed: false,
+        stalled: false,
         served_last: None,
     };
     Ok((Session { around: edge.surroundings(), partitions, format: asked.format, requests, outbox, work }, responses))
@@ -149,6 +157,8 @@ impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S
             }
             let sendable = self.work.parcel.is_some() && !self.work.waits_for_credit && waiting.decoding.is_none();
             let wants_room = sendable || !self.work.faults.is_empty();
+            let stalls = !self.work.stalled && self.work.has_at_hand();
+            let rest = self.around.clock.mono().after(STALL);
             let wake = tokio::select! {
                 biased;
                 () = self.around.tasks.stopping() => Wake::Stop,
@@ -158,7 +168,10 @@ impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S
                 held = some(&mut waiting.decoding), if waiting.decoding.is_some() => Wake::Decode(held),
                 () = self.outbox.room(), if wants_room => Wake::Room,
                 Some((partition, owned)) = waiting.more.next() => Wake::More(partition, owned),
+                () = self.around.clock.sleep_until(rest), if stalls => Wake::Rest,
             };
+            self.work.stalled =
+                matches!(wake, Wake::Rest) || (self.work.stalled && !matches!(wake, Wake::Room | Wake::Request(_)));
             let outcome = match wake {
                 Wake::Stop => Err(Fault::new(FaultKind::Unavailable, "STOPPING", "the broker is stopping; connect again")),
                 Wake::Gone | Wake::Request(Some(Err(_))) => return End::Gone,
@@ -171,6 +184,10 @@ impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S
                 Wake::More(partition, owned) => self.more(partition, owned),
                 Wake::Room => {
                     self.send(&mut waiting, sendable);
+                    Ok(())
+                }
+                Wake::Rest => {
+                    self.work.rest();
                     Ok(())
                 }
                 Wake::Decode(held) => {
@@ -215,7 +232,8 @@ impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S
 
     /// Reads where nothing is at hand, while there is credit to send it; waits where there is nothing yet.
     fn begin_reads(&mut self, waiting: &mut Waiting) {
-        let credit = self.work.account.allowance().is_some();
+        let at_hand: usize = self.work.places.values().flat_map(|p| &p.entries).map(|(entry, _)| entry.bytes()).sum();
+        let credit = self.work.account.allowance().is_some() && at_hand < AT_HAND_BYTES && !self.work.stalled;
         for (&index, place) in &mut self.work.places {
             if place.busy || !place.entries.is_empty() || place.is_complete() {
                 continue;
@@ -362,6 +380,18 @@ impl Place {
 impl Work {
     fn is_complete(&self) -> bool {
         self.parcel.is_none() && self.faults.is_empty() && self.places.values().all(Place::is_complete)
+    }
+
+    fn has_at_hand(&self) -> bool {
+        self.places.values().any(|place| !place.entries.is_empty())
+    }
+
+    /// Lets go what is not being sent; it is read again when there is credit and room.
+    fn rest(&mut self) {
+        for place in self.places.values_mut() {
+            place.entries.clear();
+            place.decoded = None;
+        }
     }
 
     fn request(&mut self, request: &v1::ReadRequest) -> Result<(), Fault> {

@@ -138,6 +138,15 @@ pub enum Input {
         /// Which messages.
         span: Span,
     },
+    /// A consumer gives back what it was given and never sent to anybody, because its client doesn't read: that was no attempt.
+    Unsent {
+        /// Where.
+        subscription: SubscriptionName,
+        /// Who.
+        consumer: ConsumerId,
+        /// Which messages.
+        spans: Vec<Span>,
+    },
     /// Moves the cursor; its consumers' streams end, to be resumed by them. Answered when durable.
     Seek {
         /// Where.

@@ -14,12 +14,15 @@ use super::input::ConsumerId;
 use super::input::{AckRequest, Input, JoinRequest, Output, Span};
 use super::place::Place;
 use super::record::{Record, Step};
+use super::state::Bound;
 use crate::topic::{Bounds, CorruptState, Effects, Hosted, SubscriptionSpec};
 
 /// The subscriptions of a partition.
 #[derive(Debug, Default)]
 pub struct Machine {
     bounds: Bounds,
+    /// How much may be unacknowledged (C43).
+    pub(super) unacknowledged: Bound,
     places: BTreeMap<SubscriptionName, Place>,
     /// Cursors of the state ledger whose subscriptions are not known yet.
     restored: BTreeMap<Revision, Cursor>,
@@ -73,7 +76,7 @@ impl Hosted for Machine {
                 effects.records.push(Record { subscription: spec.id, step }.encode());
                 Cursor::at(start)
             });
-            self.places.insert(spec.name.clone(), Place::new(spec.name.clone(), spec.id, spec.kind, cursor));
+            self.places.insert(spec.name.clone(), Place::new(spec, cursor, self.unacknowledged));
         }
         // What no subscription claims at the first call, none ever will: a re-created one has another id.
         for id in std::mem::take(&mut self.restored).into_keys() {
@@ -107,6 +110,9 @@ impl Hosted for Machine {
             }
             Input::Undeliverable { subscription, consumer, span } => {
                 self.with(&subscription, |place| place.undeliverable(now, consumer, span, end, effects));
+            }
+            Input::Unsent { subscription, consumer, spans } => {
+                self.with(&subscription, |place| place.unsent(now, consumer, &spans, end, effects));
             }
             Input::Seek { subscription, to, reply } => {
                 let to = self.bounds.clamp(to);

@@ -92,13 +92,14 @@ struct State {
     version: u64,
     /// Partitions that had something and found too little credit or room, and the version at which they did.
     starved: BTreeMap<PartitionIndex, u64>,
+    suspended: bool,
     closed: bool,
 }
 
 impl State {
     fn allowance(&self) -> Option<Allowance> {
         let full = self.waiting.bytes >= WAITING_BYTES_MAX || self.waiting_deliveries >= WAITING_MAX;
-        if self.closed || full { None } else { self.account.allowance() }
+        if self.closed || self.suspended || full { None } else { self.account.allowance() }
     }
 
     fn starve(&mut self, partition: PartitionIndex) {
@@ -178,6 +179,13 @@ impl Mailbox {
         }
         let version = state.version;
         state.starved.extract_if(.., |_, seen| *seen < version).map(|(partition, _)| partition).collect()
+    }
+
+    /// Takes nothing for now, or goes on.
+    pub fn suspend(&self, suspended: bool) {
+        let mut state = self.0.state.lock();
+        state.version += u64::from(state.suspended != suspended);
+        state.suspended = suspended;
     }
 
     /// Takes nothing more. What waits can still be popped.

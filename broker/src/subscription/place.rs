@@ -19,7 +19,7 @@ use super::mailbox::{Choice, Delivery, Event, Slot};
 use super::record::{Record, SPANS_MAX, Step};
 use super::state::{Bound, Next, Subscription, Taken};
 use super::window::Window;
-use crate::topic::{Effects, LoadedEntry, ReadFault, SubscriptionKind};
+use crate::topic::{Effects, LoadedEntry, ReadFault, SubscriptionSpec};
 
 /// About what a consumer is asked to read at a time.
 const READ_BYTES: usize = 512 << 10;
@@ -27,6 +27,8 @@ const READ_BYTES: usize = 512 << 10;
 const AHEAD_BYTES: usize = 512 << 10;
 /// How long after a failed read the next one begins.
 const READ_RETRY: Duration = Duration::from_millis(200);
+/// How long entries stay at hand that nobody takes.
+const REST: Duration = Duration::from_secs(2);
 /// How long after messages proved unreadable they are tried again.
 const LOST_RETRY: Duration = Duration::from_secs(60);
 
@@ -43,19 +45,22 @@ pub(crate) struct Place {
     paused_until: Option<Mono>,
     /// Who got something last; the others come first now.
     served_last: Option<ConsumerId>,
+    /// When entries at hand are let go, unless somebody takes some: they hold memory that others want (Q6).
+    rest_at: Option<Mono>,
 }
 
 impl Place {
-    pub(crate) fn new(name: SubscriptionName, id: Revision, kind: SubscriptionKind, cursor: Cursor) -> Self {
+    pub(crate) fn new(spec: &SubscriptionSpec, cursor: Cursor, unacknowledged: Bound) -> Self {
         Self {
-            name,
-            id,
-            subscription: Subscription::new(kind, cursor, Bound::default()),
+            name: spec.name.clone(),
+            id: spec.id,
+            subscription: Subscription::new(spec.kind, cursor, unacknowledged),
             slots: BTreeMap::new(),
             window: Window::default(),
             reading: None,
             paused_until: None,
             served_last: None,
+            rest_at: None,
         }
     }
 
@@ -208,6 +213,12 @@ impl Place {
         self.dispatch(now, end, effects);
     }
 
+    pub(crate) fn unsent(&mut self, now: Mono, consumer: ConsumerId, spans: &[Span], end: Offset, effects: &mut Effects<Output>) {
+        let settled = self.subscription.unsend(spans, consumer);
+        self.settle(settled);
+        self.dispatch(now, end, effects);
+    }
+
     /// The cursor stands at `to`; everybody who was connected begins anew, so that nothing they still hold or acknowledge is
     /// taken for what comes now.
     pub(crate) fn seek(&mut self, to: Offset, effects: &mut Effects<Output>) {
@@ -234,13 +245,21 @@ impl Place {
     }
 
     pub(crate) fn tick(&mut self, now: Mono, end: Offset, effects: &mut Effects<Output>) {
+        if self.rest_at.is_some_and(|at| at <= now) {
+            self.window.clear();
+            self.rest_at = None;
+        }
         let settled = self.subscription.expire(now);
+        let due = !settled.is_empty() || self.subscription.fates().first_ready().is_some();
         self.settle(settled);
-        self.dispatch(now, end, effects);
+        // What rests is not read again for nobody: who has credit again says so.
+        if due || self.paused_until.is_some() {
+            self.dispatch(now, end, effects);
+        }
     }
 
     pub(crate) fn next_wakeup(&self) -> Option<Mono> {
-        self.subscription.fates().next_due().into_iter().chain(self.paused_until).min()
+        self.subscription.fates().next_due().into_iter().chain(self.paused_until).chain(self.rest_at).min()
     }
 
     /// Gives everybody what they may have, in turn, and sees to it that more is at hand. After it, whoever has credit has been
@@ -251,13 +270,14 @@ impl Place {
         }
         self.paused_until = None;
         let mut needed = None;
+        let mut took = false;
         while needed.is_none() && self.subscription.has_due(end) {
             let order = self.turn();
             let mut served = false;
             for &consumer in &order {
                 match self.offer(consumer, order.len(), end, now) {
                     Some(Next::Taken(taken)) => {
-                        served = true;
+                        (served, took) = (true, true);
                         self.served_last = Some(consumer);
                         self.post(consumer, taken, effects);
                     }
@@ -276,6 +296,9 @@ impl Place {
         let fates = self.subscription.fates();
         let first = needed.map_or(frontier, |(_, offset)| offset);
         self.window.retain(first, AHEAD_BYTES + READ_BYTES, |span| span.end > frontier || fates.any_ready(span));
+        if took || self.rest_at.is_none() || self.window.bytes() == 0 {
+            self.rest_at = (self.window.bytes() > 0).then(|| now.after(REST));
+        }
         if self.reading.is_none() {
             self.reading = needed.or_else(|| self.ahead(end));
             if let Some((consumer, from)) = self.reading {

@@ -121,9 +121,7 @@ impl Subscription {
     /// was no attempt.
     pub(crate) fn leave(&mut self, consumer: ConsumerId, kept: &[Span], unsent: &[Span]) {
         self.members.retain(|m| m.present.id != consumer);
-        for span in unsent {
-            self.fates.unsend(*span, consumer);
-        }
+        self.unsend(unsent, consumer);
         self.fates.leave(consumer, kept);
     }
 
@@ -211,6 +209,15 @@ impl Subscription {
         let mut settled = Settled::new();
         for span in spans {
             add(&mut settled, self.fates.give_back(*span, consumer, due));
+        }
+        settled
+    }
+
+    /// Takes messages back that `consumer` was given and nobody saw: that was no attempt.
+    pub(crate) fn unsend(&mut self, spans: &[Span], consumer: ConsumerId) -> Settled {
+        let mut settled = Settled::new();
+        for span in spans {
+            add(&mut settled, self.fates.unsend(*span, consumer));
         }
         settled
     }

@@ -106,8 +106,11 @@ pub struct GcConfig {
     pub share_max_percent: u8,
     /// This many may go in a round whatever their share.
     pub always_allowed: usize,
-    /// A log file is compacted when at most this share of it is alive, in percent.
+    /// A log file is compacted when at most this share of it is alive, in percent. A bookie that is short of space compacts
+    /// whatever gives something back.
     pub compact_below_percent: u8,
+    /// Compaction moves at most so many bytes a second, so that writers keep the disk. One that is short of space does not wait.
+    pub compact_bytes_per_second: u64,
 }
 
 impl Default for Config {
@@ -145,6 +148,7 @@ impl Default for GcConfig {
             share_max_percent: 50,
             always_allowed: 64,
             compact_below_percent: 20,
+            compact_bytes_per_second: 32 << 20,
         }
     }
 }
@@ -179,6 +183,7 @@ impl Config {
             ("read_answer_bytes_max", self.read_answer_bytes_max as u64),
             ("serve_threads", self.serve_threads as u64),
             ("gc.interval_ms", self.gc.interval_ms),
+            ("gc.compact_bytes_per_second", self.gc.compact_bytes_per_second),
             ("gc.ledgers_per_round", self.gc.ledgers_per_round as u64),
         ];
         wrong.extend(positive.iter().filter(|(_, value)| *value == 0).map(|(field, _)| format!("{field} must not be 0")));
@@ -189,10 +194,11 @@ impl Config {
         if thresholds.marks_below > thresholds.read_only_below || thresholds.read_only_below > thresholds.writable_above {
             wrong.push("space: marks_below_bytes <= read_only_below_bytes <= writable_above_bytes must hold".to_owned());
         }
-        if thresholds.capacity_max.is_some_and(|capacity| capacity <= thresholds.writable_above) {
+        let least = thresholds.least_capacity(self.log.file_bytes);
+        if thresholds.capacity_max.is_some_and(|capacity| capacity < least) {
             wrong.push(format!(
-                "space.capacity_bytes_max must be more than the {} bytes above which the bookie is writable",
-                thresholds.writable_above
+                "space.capacity_bytes_max must be at least {least}, or a bookie that got full stays so: raise it, or lower \
+                 log.file_bytes"
             ));
         }
         wrong

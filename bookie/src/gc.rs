@@ -21,6 +21,8 @@ use crate::space::Admission;
 
 /// How many times as often it looks while the bookie is read-only.
 const SHORT_OF_SPACE: u32 = 10;
+/// Of which files it moves what is alive then, in percent: those that give a tenth back, or more.
+const COMPACT_BELOW_WHEN_SHORT: u8 = 90;
 
 /// What the record of a ledger means to one bookie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -230,17 +232,20 @@ impl Reaper {
     /// Empties the file of which the least is alive, if it is little (B6).
     async fn compact(&self) {
         let shared = self.bookie.shared();
-        let (file_bytes, share) = (shared.config.log.file_bytes, shared.config.gc.compact_below_percent);
-        let begun = {
+        let (file_bytes, config) = (shared.config.log.file_bytes, shared.config.gc);
+        let (begun, is_short) = {
             let mut state = shared.state.lock();
-            // What is left then is for marks; files that are wholly dead go without moving anything.
-            if state.store.admission() == Admission::Marks {
-                return;
-            }
-            state.store.begin_compaction(file_bytes, share)
+            let (share, is_short) = match state.store.admission() {
+                Admission::All => (config.compact_below_percent, false),
+                Admission::Essential => (config.compact_below_percent.max(COMPACT_BELOW_WHEN_SHORT), true),
+                // What is left then is for marks; files that are wholly dead go without moving anything.
+                Admission::Marks => return,
+            };
+            (state.store.begin_compaction(file_bytes, share), is_short)
         };
         let Some(file) = begun else { return };
         let mut moved = 0_u64;
+        let mut pace = shared.clock.mono();
         loop {
             let next = shared.state.lock().store.next_copy();
             let Some(copy) = next else { break };
@@ -248,7 +253,12 @@ impl Reaper {
             let read = shared.tasks.block(move || reader.read(copy.ledger, copy.entry, copy.from)).await;
             match read {
                 Ok(frame) => {
-                    moved += frame.body.len() as u64;
+                    let bytes = frame.body.len() as u64;
+                    moved += bytes;
+                    if !is_short {
+                        pace = pace.after(Duration::from_secs_f64(bytes as f64 / config.compact_bytes_per_second as f64));
+                        shared.clock.sleep_until(pace).await;
+                    }
                     if let Err(refusal) = self.bookie.ask(|store| store.copy(&frame), stopping).await {
                         tracing::warn!(%file, %refusal, "compaction put off");
                         return;

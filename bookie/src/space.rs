@@ -30,6 +30,14 @@ pub struct Thresholds {
     pub capacity_max: Option<u64>,
 }
 
+impl Thresholds {
+    /// The least room with which a bookie that got full can come back: what makes it writable, and the files that stay however
+    /// little is alive (the active one, the one before it, one ahead, one that is being emptied).
+    pub const fn least_capacity(&self, file_bytes: u64) -> u64 {
+        self.writable_above.saturating_add(file_bytes.saturating_mul(4))
+    }
+}
+
 /// Watches the room of one data directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SpaceGauge {

@@ -179,7 +179,14 @@ fn open(
 ) -> Result<Bookie, StartError> {
     let probed = real::probe(dir, forced).map_err(|source| StartError::Dir { dir: dir.to_owned(), source })?;
     tracing::info!(mode = ?probed.mode, reason = probed.reason, "how entries are written");
-    let bookie = Bookie::open(parts(probed.mode))?;
+    let parts = parts(probed.mode);
+    let least = parts.config.thresholds().least_capacity(parts.config.log.file_bytes);
+    if let Ok(space) = disk.space(dir)
+        && space.total < least
+    {
+        tracing::warn!(total = space.total, least, "the disk is small: once full, it may stay so; lower bookie.log.file_bytes");
+    }
+    let bookie = Bookie::open(parts)?;
     if !identity.log_begun {
         Identity { log_begun: true, ..identity }.write(disk, dir)?;
     }

@@ -34,6 +34,9 @@ pub struct Config {
     pub window_bytes: usize,
     /// When nothing of a partition was stored for so long, in milliseconds, its messages are refused rather than queued.
     pub stall_after_ms: u64,
+    /// When nothing of a partition was stored for so long, in milliseconds, who waits for what is on its way is told that its
+    /// outcome is unknown: it may be stored later.
+    pub answer_after_ms: u64,
     /// An idle ledger is closed after this time, in milliseconds.
     pub idle_close_ms: u64,
     /// A partition that nobody has used for so long, in milliseconds, is let go.
@@ -72,6 +75,7 @@ impl Default for Config {
             delivery_bytes_max: 128 << 20,
             window_bytes: 16 << 20,
             stall_after_ms: 5_000,
+            answer_after_ms: 30_000,
             idle_close_ms: 600_000,
             release_after_ms: 600_000,
             retention_interval_ms: 30_000,
@@ -111,6 +115,7 @@ impl Config {
         }
         for (name, value) in [
             ("stall_after_ms", self.stall_after_ms),
+            ("answer_after_ms", self.answer_after_ms),
             ("idle_close_ms", self.idle_close_ms),
             ("release_after_ms", self.release_after_ms),
             ("retention_interval_ms", self.retention_interval_ms),
@@ -157,6 +162,7 @@ impl Config {
         OwnerConfig {
             window_bytes: self.window_bytes,
             stall_after: Duration::from_millis(self.stall_after_ms),
+            answer_after: Duration::from_millis(self.answer_after_ms),
             retention_interval: Duration::from_millis(self.retention_interval_ms),
             checkpoint_bytes: self.checkpoint_bytes,
             release_after: Duration::from_millis(self.release_after_ms),

@@ -115,7 +115,7 @@ impl Waiting {
     }
 
     /// The same, but its outcome is `fault` if it was not a refusal already.
-    fn failed(self, fault: &Fault) -> Self {
+    pub(crate) fn failed(self, fault: &Fault) -> Self {
         match self {
             Self::Batch(ticket, Ok(_)) => Self::Batch(ticket, Err(fault.clone())),
             Self::Claim(answers, partition, Ok(_)) => Self::Claim(answers, partition, Err(fault.clone())),

@@ -444,7 +444,12 @@ impl Log {
         index.and_then(|index| self.in_flight.get_mut(index)).map(|entry| std::mem::take(&mut entry.waiting)).unwrap_or_default()
     }
 
-    /// Everyone who waits for something in flight, in order.
+    /// Everyone who waits for something in flight, in order; what is in flight stays so.
+    pub(crate) fn take_all_waiting(&mut self) -> impl Iterator<Item = Waiting> {
+        self.in_flight.iter_mut().flat_map(|entry| std::mem::take(&mut entry.waiting))
+    }
+
+    /// Everyone who waits for something in flight, in order, which is given up.
     pub(crate) fn abandon(&mut self) -> Vec<Waiting> {
         self.given = 0;
         self.in_flight_bytes = 0;

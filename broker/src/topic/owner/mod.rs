@@ -33,6 +33,8 @@ pub(crate) struct OwnerConfig {
     pub(crate) window_bytes: usize,
     /// When nothing in flight was confirmed for so long, batches are refused rather than queued.
     pub(crate) stall_after: Duration,
+    /// When nothing in flight was confirmed for so long, who waits for it is told that its outcome is unknown.
+    pub(crate) answer_after: Duration,
     /// How often segments are looked at.
     pub(crate) retention_interval: Duration,
     /// After so many bytes what is known of producers is written down, which bounds the replay of a takeover.
@@ -567,6 +569,7 @@ impl<H: Hosted> Owner<H> {
             if let Some(fault) = self.refusal(now) {
                 self.refuse_unappended(&fault);
             }
+            self.answer_late(now);
             return;
         }
         if !self.coalescer.is_empty() {
@@ -578,6 +581,19 @@ impl<H: Hosted> Owner<H> {
             self.server_time = self.server_time.max(wall);
             self.log.append(now, filling.build(self.server_time));
         }
+    }
+
+    /// Nobody waits without an end: what has been in flight for too long may still be stored, and is not waited for any more.
+    fn answer_late(&mut self, now: Mono) {
+        if now.since(self.progress_at) < self.config.answer_after {
+            return;
+        }
+        let text = format!(
+            "not confirmed for {} s, because too few bookies store messages now: it may be stored later, or not",
+            self.config.answer_after.as_secs_f32()
+        );
+        let fault = Fault::new(FaultKind::OutcomeUnknown, "CONFIRMATION_LATE", text).retry_after(Duration::from_secs(1));
+        self.told.extend(self.log.take_all_waiting().map(|one| one.failed(&fault)));
     }
 
     fn take_effects(&mut self) {
@@ -650,13 +666,14 @@ impl<H: Hosted> Owner<H> {
 
     /// When it wants [`Owner::step`] if nothing happens before.
     pub(crate) fn next_wakeup(&self) -> Option<Mono> {
-        let stall = self.is_waiting().then(|| self.progress_at.after(self.config.stall_after));
+        let stall = [self.config.stall_after, self.config.answer_after]
+            .map(|after| self.is_waiting().then(|| self.progress_at.after(after)).filter(|at| *at > self.stepped_at));
         let idle =
             (self.drain == Drain::No && self.subscriptions.is_idle()).then(|| self.used_at.after(self.config.release_after));
         let retention = (!self.trimming && self.drain == Drain::No).then_some(self.retention_at);
         let parts = [self.subscriptions.next_wakeup(), self.log.next_wakeup(), self.state.next_wakeup()];
         // What is due already waits for something that will happen.
-        parts.into_iter().chain([stall, idle, retention]).flatten().filter(|at| *at > self.stepped_at).min()
+        parts.into_iter().chain(stall).chain([idle, retention]).flatten().filter(|at| *at > self.stepped_at).min()
     }
 
     /// Ownership is over: everyone who waits is told. What was appended may have been stored; what wasn't, was not.

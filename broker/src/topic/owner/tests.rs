@@ -20,6 +20,7 @@ const LIMITS: DedupLimits = DedupLimits { bytes_max: 1 << 20, expiry: Duration::
 const CONFIG: OwnerConfig = OwnerConfig {
     window_bytes: 1 << 20,
     stall_after: Duration::from_secs(5),
+    answer_after: Duration::from_secs(30),
     retention_interval: Duration::from_secs(10),
     checkpoint_bytes: 1 << 20,
     release_after: Duration::from_secs(100_000),
@@ -425,6 +426,29 @@ fn a_stalled_append_refuses_what_comes_behind_it() {
     world.send(4, Guarantee::Quorum, None, 10);
     world.serve_all();
     assert_eq!(world.receipts(), [(4, Ok(1))]);
+}
+
+#[test]
+fn d6_what_is_in_flight_for_too_long_is_answered_as_unknown_and_its_retry_is_a_duplicate() {
+    let mut world = World::new();
+    world.claim("p");
+    world.serve_all();
+    world.heard();
+    world.send(1, Guarantee::Quorum, Some(("p", 1, 0)), 10);
+    world.serve_data();
+    world.seconds += 29;
+    world.step();
+    assert_eq!(world.receipts(), []);
+    let due = world.owner.next_wakeup().expect("it wants to answer");
+    assert!(due <= world.now().after(Duration::from_secs(1)), "by itself");
+    world.seconds += 1;
+    world.step();
+    assert_eq!(world.receipts(), [(1, Err("CONFIRMATION_LATE"))]);
+    world.serve_all();
+    assert_eq!(world.receipts(), [], "nobody is told twice");
+    world.send(2, Guarantee::Quorum, Some(("p", 1, 0)), 10);
+    world.serve_all();
+    assert_eq!(world.receipts(), [(2, Ok(0))], "it was stored after all, once (D1)");
 }
 
 #[test]

@@ -30,6 +30,7 @@ struct Tally {
     recycled: u64,
     after_recovery: u64,
     in_recovery: u64,
+    killed: u64,
     torn: u64,
     rotten: u64,
     losses: u64,
@@ -134,16 +135,23 @@ impl Run<'_> {
             // A chance of its own, so that a run is the same whatever others have looked at.
             let entropy = Entropy::seeded(entropy.bits());
             let fork = self.bench.disk.fork(Entropy::seeded(entropy.bits()));
-            fork.crash();
+            let is_killed = entropy.below(6) == 0;
+            if is_killed {
+                // Only the process goes: what it wrote and never synced is there to be read, and is not on the disk.
+                fork.kill_process();
+                self.tally.killed += 1;
+            } else {
+                fork.crash();
+            }
             let mut model = self.bench.model.clone();
-            if self.search.rots && entropy.below(4) == 0 {
+            if self.search.rots && !is_killed && entropy.below(4) == 0 {
                 rot(&fork, &entropy);
                 model.is_rotten = true;
                 self.tally.rotten += 1;
             }
             // The same bytes once more teach nothing.
-            if number == keep || !self.tally.distinct.contains(&fork.durable_hash()) {
-                let next = self.look_at(&fork, &model, &entropy)?;
+            if number == keep || is_killed || !self.tally.distinct.contains(&fork.durable_hash()) {
+                let next = self.look_at(&fork, &model, &entropy, is_killed)?;
                 if number == keep {
                     kept = Some(next);
                 }
@@ -164,7 +172,7 @@ impl Run<'_> {
     }
 
     /// Opens one crash state, perhaps through further crashes, and checks what it finds.
-    fn look_at(&mut self, disk: &SimDisk, model: &Model, entropy: &Entropy) -> Result<Bench, Violation> {
+    fn look_at(&mut self, disk: &SimDisk, model: &Model, entropy: &Entropy, is_killed: bool) -> Result<Bench, Violation> {
         self.count(disk);
         let plan = &self.bench.plan.clone();
         let was_in_flight = self.bench.is_in_flight();
@@ -190,7 +198,8 @@ impl Run<'_> {
             return Err(self.violation(format!("nothing was in flight, but the log is torn: {:?}", log.report)));
         }
         // Whoever appends behind a cut keeps no note of it; that is found by what comes back.
-        if entropy.below(6) == 0 && self.search.planted != Some(Planted::AppendBehindCut) {
+        let is_looked_at_again = is_killed || entropy.below(6) == 0;
+        if is_looked_at_again && self.search.planted != Some(Planted::AppendBehindCut) {
             self.check_stable(&disk, entropy, &log)?;
         }
         let mut model = model.clone();
@@ -266,19 +275,21 @@ fn b1_b2_b4_b6_every_crash_state_keeps_what_was_acknowledged_and_nothing_else() 
     let distinct = tally.distinct.len() as u64;
     println!(
         "{distinct} distinct crash states ({} looked at, {} runs): {} in recycled files, {} after an earlier recovery, \
-         {} in a recovery, {} restarts on top; {} torn, {} rotten, {} with losses found",
+         {} in a recovery, {} restarts on top; {} of a killed process whose recovery met a power cut; {} torn, {} rotten, {} with losses found",
         tally.seen,
         tally.runs,
         tally.recycled,
         tally.after_recovery,
         tally.in_recovery,
         tally.reopened,
+        tally.killed,
         tally.torn,
         tally.rotten,
         tally.losses,
     );
     assert!(distinct >= wanted);
     assert!(tally.recycled * 3 >= distinct, "a third in recycled files");
+    assert!(tally.killed * 20 >= distinct, "one in twenty left by a killed process");
     assert!(tally.after_recovery * 3 >= distinct, "a third after an earlier recovery");
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use alluvium_metadata::policies::Policies;
+use alluvium_types::limits::Limits;
 use alluvium_types::policy::{Retention, Rollover};
 use alluvium_types::replication::Replication;
 use serde::{Deserialize, Serialize};
@@ -93,8 +94,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Says all that is wrong; nothing, if it can be used.
-    pub fn validate(&self) -> Vec<String> {
+    /// Says all that is wrong; nothing, if it can be used with these limits.
+    pub fn validate(&self, limits: Limits) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut at_least = |name: &str, value: u64, least: u64| {
             if value < least {
@@ -103,12 +104,14 @@ impl Config {
         };
         at_least("session_ttl_ms", self.session_ttl_ms, 500);
         let mib = 1 << 20;
+        // Two of the largest, so that one that is stuck doesn't stop all others.
+        let entries = 2 * limits.entry_bytes_max() as u64;
         for (name, bytes, least) in [
-            ("publish_bytes_max", self.publish_bytes_max, 16 * mib),
+            ("publish_bytes_max", self.publish_bytes_max, entries.max(16 * mib)),
             ("cache_bytes_max", self.cache_bytes_max, mib),
             ("cache_partition_bytes_max", self.cache_partition_bytes_max, mib),
-            ("read_bytes_max", self.read_bytes_max, 16 * mib),
-            ("delivery_bytes_max", self.delivery_bytes_max, 16 * mib),
+            ("read_bytes_max", self.read_bytes_max, entries.max(16 * mib)),
+            ("delivery_bytes_max", self.delivery_bytes_max, entries.max(16 * mib)),
             ("window_bytes", self.window_bytes, mib),
         ] {
             at_least(name, bytes as u64, least);
@@ -154,7 +157,6 @@ impl Config {
             }),
             rollover: Some(Rollover { bytes: self.rollover_bytes, age: Duration::from_secs(self.rollover_s) }),
             replication: Some(self.replication().expect("it was validated")),
-            message_bytes_max: None,
         }
     }
 
@@ -180,8 +182,8 @@ mod tests {
 
     #[test]
     fn the_defaults_are_valid_and_all_that_is_wrong_is_said_at_once() {
-        assert_eq!(Config::default().validate(), Vec::<String>::new());
+        assert_eq!(Config::default().validate(Limits::default()), Vec::<String>::new());
         let config = Config { session_ttl_ms: 1, window_bytes: 5, replication: (1, 2, 3), ..Config::default() };
-        assert_eq!(config.validate().len(), 4, "{:?}", config.validate());
+        assert_eq!(config.validate(Limits::default()).len(), 4, "{:?}", config.validate(Limits::default()));
     }
 }

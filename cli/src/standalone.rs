@@ -70,7 +70,7 @@ impl Standalone {
             let name = self.config.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
             Failure::new(Code::Config, format!("the configuration {name} is wrong")).because(error.to_string().trim_end())
         };
-        let mut config: Config = toml::from_str(text).map_err(wrong)?;
+        let mut config = Config::parse(text).map_err(wrong)?;
         let table: toml::Table = toml::from_str(text).map_err(wrong)?;
         let says = |key: &str| table.get("listen").and_then(|listen| listen.get(key)).is_some();
         if let Some(data) = &self.data {

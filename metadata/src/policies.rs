@@ -17,8 +17,6 @@ pub struct Policies {
     pub rollover: Option<Rollover>,
     /// How many bookies hold what.
     pub replication: Option<Replication>,
-    /// The largest message.
-    pub message_bytes_max: Option<usize>,
 }
 
 impl Policies {
@@ -29,7 +27,6 @@ impl Policies {
             retention: self.retention.or(above.retention),
             rollover: self.rollover.or(above.rollover),
             replication: self.replication.or(above.replication),
-            message_bytes_max: self.message_bytes_max.or(above.message_bytes_max),
         }
     }
 
@@ -38,7 +35,6 @@ impl Policies {
             retention: self.retention.map(|r| wire::RetentionRecord { age_ms: r.age.map(millis), bytes: r.bytes }),
             rollover: self.rollover.map(|r| wire::RolloverRecord { bytes: r.bytes, age_ms: millis(r.age) }),
             replication: self.replication.map(replication_to_wire),
-            message_bytes_max: self.message_bytes_max.map(|bytes| bytes as u64),
         }
     }
 
@@ -48,10 +44,6 @@ impl Policies {
             retention: wire.retention.map(|r| Retention { age: r.age_ms.map(Duration::from_millis), bytes: r.bytes }),
             rollover: wire.rollover.map(|r| Rollover { bytes: r.bytes, age: Duration::from_millis(r.age_ms) }),
             replication: wire.replication.map(|r| replication_from_wire(&r)).transpose()?,
-            message_bytes_max: wire
-                .message_bytes_max
-                .map(|bytes| usize::try_from(bytes).map_err(|_| "a message limit past the address space"))
-                .transpose()?,
         })
     }
 }

@@ -5,13 +5,19 @@
 
 #![expect(clippy::disallowed_methods, reason = "this is where sockets and their runtimes begin")]
 
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
+use tonic::transport::server::{Connected, TcpConnectInfo};
 use tonic::transport::{Endpoint, Server};
 
 use crate::tasks::{OnFailure, Tasks};
@@ -22,6 +28,8 @@ const FRAME_BYTES: u32 = 48 << 10;
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// What a peer may send on one connection before it is read.
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// The most connections of one listener.
+const CONNECTIONS_MAX: usize = 10_000;
 /// The most streams of one connection.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 /// How often a silent connection is probed, and how long the answer may take.
@@ -55,18 +63,65 @@ pub fn endpoint(endpoint: Endpoint) -> Endpoint {
 }
 
 /// Binds a listener, also where the last one's connections still linger.
-pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
+}
+
+/// A connection that is counted while it lives.
+struct Counted {
+    stream: TcpStream,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl Connected for Counted {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.stream.connect_info()
+    }
 }
 
 /// Serves `routes` on `listener` until the tasks are stopped; then open calls have until `tasks.join` gives up.
 ///
-/// Connections are handed round `threads` current-thread runtimes. An accept that fails for want of descriptors is retried
-/// with a pause (C56).
+/// Connections are handed round `threads` current-thread runtimes. Past [`CONNECTIONS_MAX`] a new one is closed at once. An accept
+/// that fails for want of descriptors is retried with a pause (C56).
 pub fn serve(name: &'static str, tasks: &Tasks, listener: TcpListener, routes: Routes, threads: usize) {
     let mut lanes = Vec::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     for lane in 0..threads.max(1) {
-        let (tx, rx) = mpsc::channel::<std::io::Result<TcpStream>>(16);
+        let (tx, rx) = mpsc::channel::<io::Result<Counted>>(16);
         lanes.push(tx);
         let (routes, stop) = (routes.clone(), tasks.clone());
         tasks.thread(&format!("{name}-{lane}"), OnFailure::ShutDown, move || {
@@ -87,6 +142,7 @@ pub fn serve(name: &'static str, tasks: &Tasks, listener: TcpListener, routes: R
     let stop = tasks.clone();
     tasks.spawn(format!("{name}-accept"), OnFailure::ShutDown, async move {
         let mut next = 0;
+        let mut is_full = false;
         loop {
             let accepted = tokio::select! {
                 () = stop.stopping() => return Ok::<(), String>(()),
@@ -94,12 +150,19 @@ pub fn serve(name: &'static str, tasks: &Tasks, listener: TcpListener, routes: R
             };
             match accepted {
                 Ok((socket, _)) => {
+                    let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                        if !std::mem::replace(&mut is_full, true) {
+                            tracing::warn!(limit = CONNECTIONS_MAX, listener = name, "too many connections: new ones are closed");
+                        }
+                        continue;
+                    };
+                    is_full = false;
                     // A socket joins the runtime that serves it, not the one that accepted it.
                     let Ok(socket) = socket.into_std() else { continue };
                     let lane = &lanes[next % lanes.len()];
                     next += 1;
                     let Ok(permit) = lane.reserve().await else { return Ok(()) };
-                    permit.send(TcpStream::from_std(socket));
+                    permit.send(TcpStream::from_std(socket).map(|stream| Counted { stream, _place: place }));
                 }
                 Err(error) => {
                     tracing::warn!(%error, listener = name, "accept failed; pausing");

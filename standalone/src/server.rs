@@ -72,7 +72,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let listeners = bind(&config).await?;
     let addresses = listeners.addresses;
     let process =
-        Process { clock: Clock::system(), entropy: Entropy::from_os(), limits: Limits::default(), threads: threads(&config) };
+        Process { clock: Clock::system(), entropy: Entropy::from_os(), limits: config.limits(), threads: threads(&config) };
     let mut registry = Registry::with_prefix("alluvium");
 
     // Each part stops after those that need it: the broker, the bookies, then metadata, through which goodbyes are said.
@@ -165,7 +165,7 @@ async fn start_bookies(
         };
         let address = listener.local_addr()?;
         let name = format!("bookie-{number}");
-        let own = alluvium_bookie::Config { data_dir: config.data.join(&name), name, listen: address, ..config.bookie.clone() };
+        let own = alluvium_bookie::Config { data_dir: config.data.join(&name), name, listen: address, ..config.bookie() };
         let around = Surroundings {
             metadata: metadata.clone(),
             clock: process.clock.clone(),

@@ -137,7 +137,8 @@ impl Server {
         }
     }
 
-    /// Asks the process to stop with SIGTERM and gives its exit code.
+    /// Asks the process to stop with SIGTERM and gives its exit code. It blocks: a test that has connections runs on several
+    /// threads, or the server waits in vain for their end.
     pub fn terminate(&mut self) -> Option<i32> {
         let mut child = self.child.take()?;
         let pid = rustix::process::Pid::from_child(&child);

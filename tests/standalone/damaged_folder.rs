@@ -69,7 +69,7 @@ fn files_named(dir: &Path, part: &str) -> Vec<PathBuf> {
     found
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bookie_folder_of_another_cluster_is_refused_b11() {
     let other = Server::start(&Options::default());
     let foreign = files_named(&other.data(), "identity");
@@ -84,7 +84,7 @@ async fn a_bookie_folder_of_another_cluster_is_refused_b11() {
     assert!(said.contains("cluster"), "{said}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_half_written_identity_is_refused() {
     let said = refusal(|data| {
         for path in files_named(data, "identity") {
@@ -94,4 +94,36 @@ async fn a_half_written_identity_is_refused() {
     })
     .await;
     assert!(said.contains("identity"), "{said}");
+}
+
+/// Makes the files of this name say that they are of a later version, in the little-endian number at each of these offsets.
+fn of_the_future(data: &Path, part: &str, offsets: &[usize]) {
+    let files = files_named(data, part);
+    assert!(!files.is_empty(), "there are files named {part}");
+    for path in files {
+        let mut bytes = fs::read(&path).expect("readable");
+        for offset in offsets {
+            bytes[*offset..*offset + 2].copy_from_slice(&99_u16.to_le_bytes());
+        }
+        fs::write(&path, bytes).expect("writable");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_of_a_newer_format_is_refused() {
+    let bookie = |data: &Path| data.join("bookie-0");
+    type Spoil = fn(&Path);
+    let kinds: [(&str, Spoil); 3] = [
+        ("identity", |bookie| {
+            let path = bookie.join("identity");
+            let text = fs::read_to_string(&path).expect("readable");
+            fs::write(path, text.replacen("directory 1", "directory 99", 1)).expect("writable");
+        }),
+        ("log", |bookie| of_the_future(&bookie.join("log"), "log-", &[8, 3584 + 8])),
+        ("metadata", |bookie| of_the_future(&bookie.with_file_name("metadata"), "log-", &[8])),
+    ];
+    for (kind, spoil) in kinds {
+        let said = refusal(|data| spoil(&bookie(data))).await;
+        assert!(said.contains("99"), "both versions are named: {kind}: {said}");
+    }
 }

@@ -1,4 +1,4 @@
-//! Which partition a key goes to: MurmurHash3 (x86, 32 bit, seed 0), as `messaging.proto` specifies it for every client.
+//! Which partition a key goes to: MurmurHash3 (x86, 32 bit, seed 0), as `message.proto` specifies it for every client.
 //!
 //! Algorithm: Austin Appleby, MurmurHash3, 2011 (public domain).
 

@@ -43,7 +43,7 @@ pub(super) fn from_wire(policies: Option<v1::Policies>) -> Result<Policies, Refu
                 .map_err(|error| Fault::invalid("policies.replication", "REPLICATION", error.to_string()))
         })
         .transpose()?;
-    Ok(Policies { retention, rollover, replication, message_bytes_max: None })
+    Ok(Policies { retention, rollover, replication })
 }
 
 /// As they are shown.

@@ -105,7 +105,7 @@ impl Cluster {
             .expect("started");
         let listener = net::bind("127.0.0.1:0".parse().expect("valid")).await.expect("bound");
         let address = format!("http://{}", listener.local_addr().expect("bound"));
-        assert_eq!(config.validate(), Vec::<String>::new());
+        assert_eq!(config.validate(Limits::default()), Vec::<String>::new());
         let surroundings = Surroundings {
             config,
             name: BrokerName::parse(name).expect("valid"),

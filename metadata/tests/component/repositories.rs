@@ -21,7 +21,7 @@ use alluvium_runtime::tasks::Tasks;
 use alluvium_types::ids::{EntryId, Epoch, Incarnation, LedgerId, Offset, PartitionIndex, RecoveryNumber};
 use alluvium_types::ledger::{BookieId, Fragment, LedgerClass, LedgerMetadata, LedgerState};
 use alluvium_types::names::{BookieName, BrokerName, NamespaceName, SubscriptionName, TenantName, TopicName};
-use alluvium_types::policy::Retention;
+use alluvium_types::policy::{Retention, Rollover};
 use alluvium_types::replication::Replication;
 use alluvium_types::time::Timestamp;
 use bytes::Bytes;
@@ -196,9 +196,9 @@ async fn policies_come_back_as_they_were_and_inherit() {
     world.metadata.topics().set_policies(&name, &topic, policies).await.unwrap();
     let found = world.metadata.topics().get(&name).await.unwrap().unwrap().value.policies;
     assert_eq!(found, policies);
-    let above = Policies { message_bytes_max: Some(100), replication: Some(Replication::DEFAULT), ..Policies::default() };
+    let above = Policies { rollover: Some(Rollover::default()), replication: Some(Replication::DEFAULT), ..Policies::default() };
     let effective = found.or(above);
-    assert_eq!((effective.replication, effective.message_bytes_max), (Some(Replication::SINGLE), Some(100)));
+    assert_eq!((effective.replication, effective.rollover), (Some(Replication::SINGLE), Some(Rollover::default())));
 }
 
 /// A record that can't be read is unknown: never absent, never a default (M6; nothing is deleted under it).

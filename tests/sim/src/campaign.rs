@@ -88,9 +88,15 @@ impl Totals {
         }
     }
 
-    /// Whether all is as it must be.
+    /// Whether nothing broke.
     pub fn is_clean(&self) -> bool {
         self.violations.is_empty() && self.mismatches.is_empty()
+    }
+
+    /// Whether the runs were eventful enough to prove something: so many seeds count, half of them with a recovery beside a live
+    /// writer.
+    pub const fn has_power(&self, counting: u64) -> bool {
+        self.counting >= counting && self.beside_live_writer * 2 >= self.counting
     }
 }
 

@@ -91,7 +91,14 @@ fn main() -> anyhow::Result<ExitCode> {
     if let Some((seed, _)) = totals.violations.first() {
         write!(out, "{}", report::failure(*seed, args.bug))?;
     }
-    Ok(if totals.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let has_power = totals.has_power(args.seeds);
+    if !has_power {
+        writeln!(
+            out,
+            "too little happened: fewer seeds count than were asked for, or too few have a recovery beside a live writer"
+        )?;
+    }
+    Ok(if totals.is_clean() && has_power { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn power_report(jobs: usize, out: &mut impl std::io::Write) -> anyhow::Result<ExitCode> {

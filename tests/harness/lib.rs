@@ -7,5 +7,5 @@
 pub mod server;
 pub mod wait;
 
-pub use server::{Options, Output, Server};
+pub use server::{Options, Output, Server, can_have_disks};
 pub use wait::eventually;

@@ -21,7 +21,18 @@ pub struct Options {
     pub top: String,
     /// Lines of TOML behind the sections that the harness writes.
     pub sections: String,
+    /// The data folder is a filesystem of its own, in memory, of so many MiB: it can be full. It goes with the process.
+    pub disk_mib: Option<u64>,
 }
+
+/// Whether this machine lets a process have a filesystem of its own.
+pub fn can_have_disks() -> bool {
+    let made = Command::new("unshare").args([&NAMESPACE[..], &["true"]].concat()).stderr(Stdio::null()).status();
+    made.is_ok_and(|status| status.success())
+}
+
+/// What gives a process mounts of its own, without any right to others'.
+const NAMESPACE: [&str; 3] = ["--user", "--map-root-user", "--mount"];
 
 /// What a command printed, and how it ended.
 #[derive(Debug)]
@@ -47,6 +58,7 @@ impl Output {
 pub struct Server {
     child: Option<Child>,
     dir: TempDir,
+    disk_mib: Option<u64>,
     ports: [u16; 3],
     started_in: Duration,
 }
@@ -82,7 +94,8 @@ impl Server {
             sections = options.sections,
         );
         std::fs::write(dir.path().join("alluvium.toml"), config).expect("writable");
-        let mut server = Self { child: None, dir, ports, started_in: Duration::ZERO };
+        std::fs::create_dir(dir.path().join("data")).expect("writable");
+        let mut server = Self { child: None, dir, disk_mib: options.disk_mib, ports, started_in: Duration::ZERO };
         server.restart();
         server
     }
@@ -97,7 +110,8 @@ impl Server {
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("writable");
-        let child = Command::new(binary())
+        let child = self
+            .command()
             .args(["standalone", "--config"])
             .arg(self.config_path())
             .stdin(Stdio::null())
@@ -106,6 +120,15 @@ impl Server {
             .spawn()
             .expect("the binary starts");
         self.child = Some(child);
+    }
+
+    /// The binary, on its own disk where it is to have one.
+    fn command(&self) -> Command {
+        let Some(mib) = self.disk_mib else { return Command::new(binary()) };
+        let mut command = Command::new("unshare");
+        let script = r#"mount -t tmpfs -o "size=$1m" tmpfs "$2" && shift 2 && exec "$@""#;
+        command.args(NAMESPACE).args(["sh", "-c", script, "disk", &mib.to_string()]).arg(self.data()).arg(binary());
+        command
     }
 
     /// Waits until `/readyz` says so.

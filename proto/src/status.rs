@@ -61,6 +61,28 @@ pub fn to_status(fault: &Fault) -> Status {
     Status::with_error_details(code(fault.kind), fault.to_string(), details)
 }
 
+/// A status that gRPC itself made before any of our code saw the request, with the reason and the code that ours have; others stay.
+pub fn explained(status: Status) -> Status {
+    if !status.details().is_empty() {
+        return status;
+    }
+    let (reason, field) = match status.code() {
+        Code::OutOfRange => ("REQUEST_TOO_LARGE", "request"),
+        Code::Internal if status.message().contains("Protobuf") => ("REQUEST_MALFORMED", "request"),
+        Code::Unimplemented => ("METHOD_UNKNOWN", "method"),
+        _ => return status,
+    };
+    let message = match status.code() {
+        Code::Unimplemented => "this port has no such method: see reflection for those that it has",
+        _ => status.message(),
+    };
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason, DOMAIN, std::collections::HashMap::new());
+    details.add_bad_request_violation(field, message);
+    let code = if status.code() == Code::Unimplemented { Code::Unimplemented } else { Code::InvalidArgument };
+    Status::with_error_details(code, message.to_owned(), details)
+}
+
 /// A fault as one item of a stream.
 pub fn to_wire(fault: &Fault) -> v1::Fault {
     v1::Fault {

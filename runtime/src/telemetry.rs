@@ -35,15 +35,29 @@ impl Default for LogConfig {
 }
 
 impl LogConfig {
-    /// Says what is wrong with the filter, if anything.
+    /// Says what is wrong with the filter, if anything. A word alone must be a level: as a target it would turn all else off.
     pub fn validate(&self) -> Result<(), String> {
-        EnvFilter::try_new(&self.level).map(|_| ()).map_err(|error| format!("log.level: {error}"))
+        let words = self.level.split(',').map(str::trim);
+        if let Some(word) = words.clone().find(|word| !word.contains('=') && !LEVELS.contains(&word.to_lowercase().as_str())) {
+            return Err(format!("log.level: {word:?} is not one of {}, or target=level", LEVELS.join(", ")));
+        }
+        self.filter().map(|_| ()).map_err(|error| format!("log.level: {error}"))
+    }
+
+    fn filter(&self) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+        let directives = self.level.split(',').map(str::trim).collect::<Vec<_>>().join(",");
+        EnvFilter::try_new(format!("{QUIET},{directives}"))
     }
 }
 
+/// What a word alone may be.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+/// Libraries that tell of every frame and connection speak up only when they are asked by name.
+const QUIET: &str = "h2=info,hyper=info,hyper_util=info,tower=info,tonic=info";
+
 /// Starts logging for this process. A second call changes nothing.
 pub fn init(config: &LogConfig) {
-    let filter = EnvFilter::try_new(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = config.filter().unwrap_or_else(|_| EnvFilter::new("info"));
     let registry = tracing_subscriber::registry().with(filter);
     // A second initialisation, as in tests, keeps the first.
     let _ = match config.format {
@@ -52,4 +66,20 @@ pub fn init(config: &LogConfig) {
             .try_init(),
         LogFormat::Json => registry.with(tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr)).try_init(),
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        let valid = |level: &str| LogConfig { level: level.to_owned(), ..LogConfig::default() }.validate();
+        for level in ["info", "DEBUG", "warn,alluvium_ledger=debug", "info, h2=trace"] {
+            assert_eq!(valid(level), Ok(()), "{level}");
+        }
+        for level in ["loud", "warning", "", "info,alluvium_ledger=loud"] {
+            assert!(valid(level).expect_err(level).starts_with("log.level: "), "{level}");
+        }
+    }
 }

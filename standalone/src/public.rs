@@ -1,9 +1,12 @@
 //! The clients' port: the broker's services, health and reflection.
 
 use alluvium_broker::broker::Broker;
-use alluvium_proto::PUBLIC_DESCRIPTORS;
+use alluvium_proto::{PUBLIC_DESCRIPTORS, status};
+use axum::body::Body;
+use axum::response::Response;
 use prometheus_client::registry::Registry;
 use tonic::service::Routes;
+use tonic::{Code, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tonic_reflection::server::Builder;
@@ -18,11 +21,20 @@ pub(crate) async fn routes(broker: &Broker, registry: &mut Registry) -> anyhow::
     // Older clients speak only the alpha version of reflection.
     let reflection = Builder::configure().register_encoded_file_descriptor_set(PUBLIC_DESCRIPTORS);
     let alpha = Builder::configure().register_encoded_file_descriptor_set(PUBLIC_DESCRIPTORS);
-    let routes = alluvium_broker::server::routes(broker, registry.sub_registry_with_prefix("broker"))
+    let routes: Routes = alluvium_broker::server::routes(broker, registry.sub_registry_with_prefix("broker"))
         .add_service(health)
         .add_service(reflection.build_v1()?)
         .add_service(alpha.build_v1alpha()?);
-    Ok((routes, reporter))
+    let explained = routes.into_axum_router().layer(axum::middleware::map_response(explain));
+    Ok((explained.into(), reporter))
+}
+
+/// Every refusal carries a reason, also those that are made before a service sees the request.
+async fn explain(response: Response) -> Response {
+    match Status::from_header_map(response.headers()) {
+        Some(status) if status.code() != Code::Ok && status.details().is_empty() => status::explained(status).into_http::<Body>(),
+        _ => response,
+    }
 }
 
 /// Tells clients that they are not served any more.

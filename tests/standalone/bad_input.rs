@@ -128,6 +128,35 @@ async fn a_gap_in_sequences_is_refused_and_a_repetition_answered_with_the_origin
     assert_eq!(kept(&server).await, 2);
 }
 
+/// A unary call whose request is these bytes, to this method.
+async fn raw_call(server: &Server, method: &str, request: &'static [u8]) -> Status {
+    let mut body = vec![0];
+    body.extend(u32::try_from(request.len()).expect("short").to_be_bytes());
+    body.extend(request);
+    let request = axum::http::Request::post(format!("{}{method}", server.url()))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(tonic::body::Body::new(axum::body::Body::from(body)))
+        .expect("a request");
+    let mut channel = channel(server).await;
+    std::future::poll_fn(|cx| tower_service::Service::poll_ready(&mut channel, cx)).await.expect("ready");
+    let response = tower_service::Service::call(&mut channel, request).await.expect("answers");
+    Status::from_header_map(response.headers()).expect("a status without a body")
+}
+
+#[tokio::test]
+async fn what_is_refused_before_a_service_sees_it_has_a_reason_too() {
+    let server = server().await;
+    let messages = (0..3).map(|_| message(vec![7_u8; 4 << 20])).collect();
+    let status = crate::wire::publish_messages(&server, TOPIC, messages).await.expect_err("too large");
+    assert_eq!((status.code(), details(&status).1.as_str()), (Code::InvalidArgument, "REQUEST_TOO_LARGE"), "{status}");
+    let status = raw_call(&server, "/alluvium.v1.PublishService/Publish", b"\xff\xff\xff").await;
+    assert_eq!((status.code(), details(&status).1.as_str()), (Code::InvalidArgument, "REQUEST_MALFORMED"), "{status}");
+    let status = raw_call(&server, "/alluvium.v1.PublishService/Publich", b"").await;
+    assert_eq!((status.code(), details(&status).1.as_str()), (Code::Unimplemented, "METHOD_UNKNOWN"), "{status}");
+    assert_eq!(kept(&server).await, 0);
+}
+
 async fn subscribe(server: &Server, open: v1::SubscribeOpen) -> Result<(), Status> {
     let (requests, rx) = mpsc::channel(1);
     requests.send(v1::SubscribeRequest { request: Some(subscribe_request::Request::Open(open)) }).await.expect("room");

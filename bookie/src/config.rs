@@ -101,11 +101,14 @@ pub struct GcConfig {
     pub grace_ms: u64,
     /// A round asks metadata about at most this many ledgers.
     pub ledgers_per_round: usize,
-    /// A round in which more than this share of the ledgers asked about would go, in percent, is refused: so many deletions
-    /// at once are more likely a mistake. Few ledgers are always allowed to go.
+    /// At most this share of the ledgers that a round asks about goes in it, in percent; the others go in later ones, so that an
+    /// operator sees many deletions coming.
     pub share_max_percent: u8,
     /// This many may go in a round whatever their share.
     pub always_allowed: usize,
+    /// Of ledgers that are not deleted, but closed and kept by other bookies, at most so many go in a round, whatever their share:
+    /// many at once are more likely a mistake in their records.
+    pub disowned_per_round: usize,
     /// A log file is compacted when at most this share of it is alive, in percent. A bookie that is short of space compacts
     /// whatever gives something back.
     pub compact_below_percent: u8,
@@ -147,6 +150,7 @@ impl Default for GcConfig {
             ledgers_per_round: 256,
             share_max_percent: 50,
             always_allowed: 64,
+            disowned_per_round: 8,
             compact_below_percent: 20,
             compact_bytes_per_second: 32 << 20,
         }
@@ -185,6 +189,8 @@ impl Config {
             ("gc.interval_ms", self.gc.interval_ms),
             ("gc.compact_bytes_per_second", self.gc.compact_bytes_per_second),
             ("gc.ledgers_per_round", self.gc.ledgers_per_round as u64),
+            ("gc.always_allowed", self.gc.always_allowed as u64),
+            ("gc.disowned_per_round", self.gc.disowned_per_round as u64),
         ];
         wrong.extend(positive.iter().filter(|(_, value)| *value == 0).map(|(field, _)| format!("{field} must not be 0")));
         if self.gc.share_max_percent > 100 || self.gc.compact_below_percent > 90 {

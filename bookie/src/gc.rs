@@ -1,7 +1,10 @@
 //! Freeing the space of dead ledgers, on proof alone (B9), off the hot path.
 //!
 //! Proof is one linearizable read of a ledger's own record, never a listing (C26). What is dead goes after a grace by this
-//! process's monotonic clock (C55); a round in which too much would go is refused.
+//! process's monotonic clock (C55), and no more of it in a round than an operator can follow; the rest goes in later ones.
+//!
+//! A ledger without a record stays: its creator may be about to commit one, and what was opened for a creator that crashed is a row
+//! without entries. That row is not taken as dead, since no record is no proof.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +24,8 @@ use crate::space::Admission;
 
 /// How many times as often it looks while the bookie is read-only.
 const SHORT_OF_SPACE: u32 = 10;
+/// From which share of the ledgers that can be known here on it raises an alarm, in percent.
+const LEDGERS_ALARM_PERCENT: usize = 80;
 /// Of which files it moves what is alive then, in percent: those that give a tenth back, or more.
 const COMPACT_BELOW_WHEN_SHORT: u8 = 90;
 
@@ -31,21 +36,29 @@ pub(crate) enum Verdict {
     Keep,
     /// It stays, and is known to end here: torn ends (C59).
     Closed(Option<EntryId>),
-    /// Its bytes may go after the grace.
-    Dead,
+    /// It is deleted: its bytes may go after the grace.
+    Deleted,
+    /// It is closed, and other bookies keep it: the bytes here may go after the grace.
+    Disowned,
     /// Its tombstone is gone: what remains of a ledger that was dropped here may be forgotten (C27).
     Gone,
+}
+
+impl Verdict {
+    const fn is_dead(self) -> bool {
+        matches!(self, Self::Deleted | Self::Disowned)
+    }
 }
 
 /// Decides by the record as a linearizable read gave it. Nothing of an open or recovering ledger ever goes.
 pub(crate) fn verdict(fate: &Fate, me: &BookieId) -> Verdict {
     let record: &LedgerMetadata = match fate {
-        Fate::Deleted(_) => return Verdict::Dead,
+        Fate::Deleted(_) => return Verdict::Deleted,
         Fate::NoRecord => return Verdict::Gone,
         Fate::Exists(record) => &record.value,
     };
     match record.state {
-        LedgerState::Closed { .. } if !record.names(me) => Verdict::Dead,
+        LedgerState::Closed { .. } if !record.names(me) => Verdict::Disowned,
         LedgerState::Closed { last } => Verdict::Closed(last),
         LedgerState::Open | LedgerState::Recovering { .. } | LedgerState::Deleting => Verdict::Keep,
     }
@@ -58,8 +71,8 @@ pub struct Round {
     pub asked: usize,
     /// Ledgers whose bytes were let go.
     pub dropped: usize,
-    /// Ledgers that would have gone, but were too many at once (C26).
-    pub refused: usize,
+    /// Dead ledgers that were left to later rounds, being too many at once (C26).
+    pub put_off: usize,
     /// Log files that were given up.
     pub files: usize,
 }
@@ -89,18 +102,22 @@ impl Reaper {
         Self { bookie, me, ledgers, seen: Arc::default() }
     }
 
-    /// Drops one ledger if metadata proves that it may go and the grace has passed since that was first seen; says whether it
-    /// is gone here.
+    /// Drops one ledger if metadata proves that it may go and the grace has passed since that was first seen; says whether nothing of
+    /// it is here that could come back: it is unknown, or its deletion is durable. A tombstone may be forgotten on that word (C27).
     pub async fn delete(&self, ledger: LedgerId) -> bool {
-        match self.bookie.shared().state.lock().store.writer().marks().get(ledger) {
-            None => return true,
-            Some(Marks { deleted: true, .. }) => return true,
-            Some(_) => {}
+        let (is_unknown, is_deleted) = {
+            let state = self.bookie.shared().state.lock();
+            let marks = state.store.writer().marks().get(ledger);
+            (state.store.is_unknown(ledger), marks.is_some_and(|marks| marks.deleted))
+        };
+        if is_unknown || is_deleted {
+            // The mark may still be on its way to the disk.
+            return is_unknown || self.bookie.ask(|store| store.delete(ledger), stopping).await.is_ok();
         }
         match self.ledgers.fate(ledger).await {
             Ok(fate) => {
-                let dead = verdict(&fate, &self.me) == Verdict::Dead;
-                self.note(ledger, dead) && self.drop_ledger(ledger).await.is_ok()
+                let is_dead = verdict(&fate, &self.me).is_dead();
+                self.note(ledger, is_dead) && self.drop_ledger(ledger).await.is_ok()
             }
             Err(error) => {
                 tracing::warn!(%ledger, error = &error as &dyn std::error::Error, "not deleted: metadata did not answer");
@@ -114,32 +131,39 @@ impl Reaper {
         let config = self.bookie.shared().config.gc;
         let page = self.next_page(config.ledgers_per_round);
         let mut round = Round { asked: page.len(), ..Round::default() };
-        let mut due = Vec::new();
+        let (mut deleted, mut disowned) = (Vec::new(), Vec::new());
         for (ledger, marks) in page {
             let verdict = verdict(&self.ledgers.fate(ledger).await?, &self.me);
-            let ripe = !marks.deleted && self.note(ledger, verdict == Verdict::Dead);
+            let ripe = !marks.deleted && self.note(ledger, verdict.is_dead());
             match verdict {
-                Verdict::Dead if ripe => due.push(ledger),
+                Verdict::Deleted if ripe => deleted.push(ledger),
+                Verdict::Disowned if ripe => disowned.push(ledger),
                 Verdict::Closed(last) if marks.closed.is_none() && !marks.deleted => {
                     self.tell("close", ledger, self.bookie.ask(|s| s.close(ledger, last), stopping).await);
                 }
                 Verdict::Gone if marks.deleted => {
                     self.tell("forget", ledger, self.bookie.ask(|s| s.forget(ledger), stopping).await);
                 }
-                Verdict::Dead | Verdict::Closed(_) | Verdict::Gone | Verdict::Keep => {}
+                Verdict::Deleted | Verdict::Disowned | Verdict::Closed(_) | Verdict::Gone | Verdict::Keep => {}
             }
         }
-        if due.len() > config.always_allowed && due.len() * 100 > round.asked * usize::from(config.share_max_percent) {
-            self.bookie.shared().metrics.gc_refused.inc();
-            tracing::error!(dead = due.len(), asked = round.asked, "garbage collection refused: too many ledgers at once");
-            round.refused = due.len();
-        } else {
-            for ledger in due {
-                if self.drop_ledger(ledger).await.is_ok() {
-                    round.dropped += 1;
-                }
+        let share = round.asked * usize::from(config.share_max_percent) / 100;
+        let mut put_off = deleted.split_off(deleted.len().min(config.always_allowed.max(share)));
+        let kept = disowned.split_off(disowned.len().min(config.disowned_per_round));
+        if !kept.is_empty() {
+            tracing::error!(waiting = kept.len(), "many closed ledgers name other bookies at once: few go in each round");
+        } else if !put_off.is_empty() {
+            tracing::warn!(waiting = put_off.len(), "many ledgers are deleted at once: the rest goes in later rounds");
+        }
+        put_off.extend(kept);
+        round.put_off = put_off.len();
+        self.bookie.shared().metrics.gc_put_off.set(i64::try_from(round.put_off).unwrap_or(i64::MAX));
+        for ledger in deleted.into_iter().chain(disowned) {
+            if self.drop_ledger(ledger).await.is_ok() {
+                round.dropped += 1;
             }
         }
+        self.count_ledgers();
         round.files = self.release_files();
         self.compact().await;
         Ok(round)
@@ -163,8 +187,25 @@ impl Reaper {
                 Ok(_) => {}
                 Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "nothing freed for want of proof"),
             }
-            let ledgers = shared.state.lock().store.writer().marks().len();
-            shared.metrics.ledgers.set(i64::try_from(ledgers).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Each ledger that is known, or remembered as deleted, takes a row at the head of every log file; there is room for so many.
+    fn count_ledgers(&self) {
+        let shared = self.bookie.shared();
+        let (known, room) = {
+            let state = shared.state.lock();
+            let writer = state.store.writer();
+            (writer.marks().len(), usize::try_from(writer.rows_max()).unwrap_or(usize::MAX))
+        };
+        shared.metrics.ledgers.set(i64::try_from(known).unwrap_or(i64::MAX));
+        shared.metrics.ledgers_max.set(i64::try_from(room).unwrap_or(i64::MAX));
+        if known.saturating_mul(100) >= room.saturating_mul(LEDGERS_ALARM_PERCENT) {
+            tracing::error!(
+                known,
+                room,
+                "few more ledgers can be known here; then no new one is taken: larger log files have more room"
+            );
         }
     }
 
@@ -174,9 +215,8 @@ impl Reaper {
         let after = seen.after;
         let page: Vec<_> = {
             let state = self.bookie.shared().state.lock();
-            let marks = state.store.writer().marks().iter();
-            let wanted = marks.filter(|(ledger, _)| after.is_none_or(|after| *ledger > after));
-            wanted.take(limit).map(|(ledger, marks)| (ledger, *marks)).collect()
+            let behind = state.store.writer().marks().after(after);
+            behind.take(limit).map(|(ledger, marks)| (ledger, *marks)).collect()
         };
         seen.after = (page.len() == limit).then(|| page.last().map(|(ledger, _)| *ledger)).flatten();
         page
@@ -310,9 +350,9 @@ mod tests {
     fn b9_bytes_go_on_a_tombstone_or_when_a_closed_ledger_names_others() {
         let closed = LedgerState::Closed { last: Some(EntryId::new(4)) };
         let me = bookie(1);
-        assert_eq!(verdict(&Fate::Deleted(record(LedgerState::Deleting)), &me), Verdict::Dead);
+        assert_eq!(verdict(&Fate::Deleted(record(LedgerState::Deleting)), &me), Verdict::Deleted);
         assert_eq!(verdict(&Fate::Exists(record(closed)), &me), Verdict::Closed(Some(EntryId::new(4))));
-        assert_eq!(verdict(&Fate::Exists(record(closed)), &bookie(2)), Verdict::Dead, "another life of the directory");
+        assert_eq!(verdict(&Fate::Exists(record(closed)), &bookie(2)), Verdict::Disowned, "another life of the directory");
     }
 
     #[test]

@@ -58,10 +58,12 @@ pub struct Metrics {
     pub space_available_bytes: Gauge,
     /// Ledgers with marks here.
     pub ledgers: Gauge,
+    /// How many can have marks here; past it no new one is taken.
+    pub ledgers_max: Gauge,
     /// Ledgers dropped by garbage collection.
     pub ledgers_dropped: Counter,
-    /// Rounds of garbage collection that were refused because too much would have gone (C26).
-    pub gc_refused: Counter,
+    /// Dead ledgers that the last round of garbage collection left to later ones, so as not to drop too much at once (C26).
+    pub gc_put_off: Gauge,
     /// Log files that were let go.
     pub files_released: Counter,
     /// Bytes of entries that were moved by compaction.
@@ -92,8 +94,9 @@ impl Metrics {
             space_total_bytes: Gauge::default(),
             space_available_bytes: Gauge::default(),
             ledgers: Gauge::default(),
+            ledgers_max: Gauge::default(),
             ledgers_dropped: Counter::default(),
-            gc_refused: Counter::default(),
+            gc_put_off: Gauge::default(),
             files_released: Counter::default(),
             compacted_bytes: Counter::default(),
         }
@@ -124,8 +127,9 @@ impl Metrics {
         r.register_with_unit("space_total", "Room for this bookie's entries", Unit::Bytes, m.space_total_bytes);
         r.register_with_unit("space_available", "What is left of the room", Unit::Bytes, m.space_available_bytes);
         r.register("ledgers", "Ledgers known here, deleted ones included until they are forgotten", m.ledgers);
+        r.register("ledgers_max", "Ledgers that can be known here; past it no new one is taken", m.ledgers_max);
         r.register("ledgers_dropped", "Ledgers whose entries were let go", m.ledgers_dropped);
-        r.register("gc_refused", "Rounds of garbage collection refused because too much would have gone", m.gc_refused);
+        r.register("gc_put_off", "Dead ledgers that the last round of garbage collection left to later ones", m.gc_put_off);
         r.register("files_released", "Log files that were let go", m.files_released);
         r.register_with_unit("compacted", "Bodies of entries moved by compaction", Unit::Bytes, m.compacted_bytes);
         metrics

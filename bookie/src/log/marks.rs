@@ -4,6 +4,7 @@
 //! marks stand, as a snapshot, at the head of each log file.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use alluvium_types::ids::{EntryId, Epoch, LedgerId, RecoveryNumber};
 use alluvium_types::ledger::LedgerClass;
@@ -100,6 +101,12 @@ impl MarkTable {
     /// All of them, by ledger.
     pub fn iter(&self) -> impl Iterator<Item = (LedgerId, &Marks)> {
         self.rows.iter().map(|(ledger, marks)| (*ledger, marks))
+    }
+
+    /// Those behind `after`, by ledger.
+    pub fn after(&self, after: Option<LedgerId>) -> impl Iterator<Item = (LedgerId, &Marks)> {
+        let behind = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.rows.range((behind, Bound::Unbounded)).map(|(ledger, marks)| (*ledger, marks))
     }
 
     /// How many ledgers have marks.

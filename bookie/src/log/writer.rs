@@ -138,8 +138,7 @@ impl Writer {
         let old = self.marks.get(ledger);
         assert!(old.is_none_or(|old| marks.may_replace(old)), "the fence or deletion of {ledger:?} would be taken back");
         let was_deleted = old.is_some_and(|old| old.deleted);
-        let rows_max = self.active.file.header.bytes / 4 / ROW_BYTES as u64;
-        if old.is_none() && self.marks.len() as u64 >= rows_max {
+        if old.is_none() && self.marks.len() as u64 >= self.rows_max() {
             return Err(AppendError::TooManyLedgers);
         }
         let row = marks.encode(ledger);
@@ -449,6 +448,11 @@ impl Writer {
     /// The marks of all ledgers, those included that are not durable yet.
     pub const fn marks(&self) -> &MarkTable {
         &self.marks
+    }
+
+    /// How many ledgers can have marks: as many as fill a quarter of a file at its head. Past it no new one is taken.
+    pub fn rows_max(&self) -> u64 {
+        self.active.file.header.bytes / 4 / ROW_BYTES as u64
     }
 
     /// The file that is appended to.

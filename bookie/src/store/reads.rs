@@ -64,11 +64,13 @@ impl Store {
 
     /// What is known of the ledgers after `after`, at most `limit` of them.
     pub fn list(&self, after: Option<LedgerId>, limit: usize) -> Vec<LedgerSummary> {
-        let wanted = |ledger: &LedgerId| after.is_none_or(|after| *ledger > after);
-        let mut ledgers: Vec<LedgerId> =
-            self.writer.marks().iter().filter(|(_, marks)| !marks.deleted).map(|(ledger, _)| ledger).filter(wanted).collect();
-        ledgers.truncate(limit);
-        ledgers.into_iter().map(|ledger| self.summary(ledger)).collect()
+        let known = self.writer.marks().after(after).filter(|(_, marks)| !marks.deleted);
+        known.take(limit).map(|(ledger, _)| self.summary(ledger)).collect()
+    }
+
+    /// Whether nothing of a ledger is here, nor remembered, provably (B3).
+    pub fn is_unknown(&self, ledger: LedgerId) -> bool {
+        self.ledger(ledger) == Ledger::Unknown
     }
 
     /// What is known of one ledger.

@@ -83,6 +83,11 @@ pub enum CasOutcome {
     Applied(Revision),
     /// It is not applied and never will be. What stands there now; `None` when there is no record.
     Lost(Option<Record>),
+    /// It is not applied and never will be, however often it is issued: metadata refuses it as it stands.
+    Refused,
+    /// Nothing that was issued since the last outcome is applied, or ever will be. The record is as open to this change, or to
+    /// another one, as it was before.
+    NotApplied,
     /// It may have been applied, or may yet be (M3).
     Unknown,
 }
@@ -137,8 +142,9 @@ pub enum Action {
     },
     /// The answer to this call is of no interest any more: what is not sent yet need not be, and what is held for it may go.
     Cancel(CallId),
-    /// Change the ledger's record if it still is as it was at `expected` (C18). Repeated with the same call and nonce until its
-    /// outcome is definite (C12, M3): an implementation recognises its own earlier success by the nonce.
+    /// Change the ledger's record if it still is as it was at `expected` (C18), whatever else was read since. Repeated with the same
+    /// call and nonce until its outcome is definite (C12, M3): an implementation recognises its own earlier success by the nonce, and
+    /// may take a repetition as answered by the attempt that is still open.
     CompareAndSet {
         /// Comes back with the outcome.
         call: CallId,

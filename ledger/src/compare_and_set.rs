@@ -38,6 +38,8 @@ pub(crate) struct PendingCas {
     new: LedgerMetadata,
     nonce: Nonce,
     blind: bool,
+    /// Whether an attempt may have been applied unheard.
+    unsure: bool,
     patience: CasPatience,
     backoff: Backoff,
     retry_at: Mono,
@@ -50,6 +52,10 @@ pub(crate) enum Definite {
     Applied(Record),
     /// Somebody else's stands; ours never will.
     Lost(Option<Record>),
+    /// Metadata never takes it.
+    Refused,
+    /// Nothing was changed: give it up, or [`PendingCas::postpone`] it.
+    NotApplied,
 }
 
 impl PendingCas {
@@ -64,7 +70,8 @@ impl PendingCas {
     ) -> (Self, Action) {
         let backoff = Backoff::new(patience.retry_min, patience.retry_max, entropy.clone());
         let nonce = Nonce::new(entropy.uuid());
-        let pending = Self { call, expected, new, nonce, blind, patience, backoff, retry_at: now.after(patience.answer_timeout) };
+        let retry_at = now.after(patience.answer_timeout);
+        let pending = Self { call, expected, new, nonce, blind, unsure: false, patience, backoff, retry_at };
         let action = pending.action();
         (pending, action)
     }
@@ -88,11 +95,20 @@ impl PendingCas {
         match outcome {
             CasOutcome::Applied(revision) => Some(Definite::Applied(Record { metadata: self.new.clone(), revision })),
             CasOutcome::Lost(current) => Some(Definite::Lost(current)),
-            CasOutcome::Unknown => {
-                self.retry_at = now.after(self.backoff.delay());
+            CasOutcome::Refused => Some(Definite::Refused),
+            CasOutcome::NotApplied if !self.unsure => Some(Definite::NotApplied),
+            // What is certain of the last attempt is not certain of the one before it.
+            CasOutcome::NotApplied | CasOutcome::Unknown => {
+                self.unsure = true;
+                self.postpone(now);
                 None
             }
         }
+    }
+
+    /// Issues it again after a pause.
+    pub(crate) fn postpone(&mut self, now: Mono) {
+        self.retry_at = now.after(self.backoff.delay());
     }
 
     /// The same change again, if it is time.

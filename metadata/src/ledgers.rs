@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use alluvium_proto::internal::v1 as wire;
-use alluvium_types::ids::{EntryId, Epoch, Incarnation, LedgerId, RecoveryNumber};
+use alluvium_types::ids::{EntryId, Epoch, Incarnation, LedgerId, Nonce, RecoveryNumber, Revision};
 use alluvium_types::ledger::{BookieId, Fragment, LedgerClass, LedgerMetadata, LedgerState};
 use alluvium_types::names::BookieName;
 use bytes::Bytes;
@@ -49,8 +49,14 @@ impl Metadata {
         Ledgers { metadata: self.clone(), ids: Arc::new(Mutex::new(0..0)) }
     }
 
-    pub(crate) fn encode_ledger(ledger: &LedgerMetadata, nonce: alluvium_types::ids::Nonce) -> Bytes {
+    pub(crate) fn encode_ledger(ledger: &LedgerMetadata, nonce: Nonce) -> Bytes {
         record::encode(&LedgerRecord(ledger.clone()), nonce)
+    }
+
+    /// The revision at which a key was written with this nonce, if that value stands.
+    async fn written_as(&self, key: &Bytes, nonce: Nonce) -> Result<Option<Revision>, ReadError> {
+        let found = self.store().get(key).await.map_err(ReadError::Unavailable)?.value;
+        Ok(found.filter(|found| record::nonce_of(&found.value) == Some(nonce)).map(|found| found.mod_revision))
     }
 
     pub(crate) async fn read_ledger(&self, ledger: LedgerId) -> Result<Option<Versioned<LedgerMetadata>>, ReadError> {
@@ -121,15 +127,38 @@ impl Ledgers {
         read: &Versioned<LedgerMetadata>,
         new: LedgerMetadata,
     ) -> Result<Versioned<LedgerMetadata>, UpdateError> {
-        crate::ledger_steps::check(&read.value, &new).map_err(|problem| UpdateError::Illegal { what: LEDGER, problem })?;
-        let (key, nonce) = (Key::Ledger(new.ledger).encode(), self.metadata.nonce());
-        let txn = Txn::new()
-            .when(key.clone(), Condition::ModRevision(read.mod_revision))
-            .put(key.clone(), Metadata::encode_ledger(&new, nonce));
-        match self.metadata.commit(&txn, &Witness::Nonce { key, nonce }).await? {
+        let nonce = self.metadata.nonce();
+        match self.put(read, &new, nonce).await? {
             Decided::Committed(revision) => Ok(read.rewritten(new, revision)),
             Decided::Conflict => Err(UpdateError::Conflict { what: LEDGER }),
         }
+    }
+
+    /// The same for a change that has a nonce already and may have been issued before: an earlier success under that nonce is
+    /// recognised (C12, M3).
+    pub async fn update_as(
+        &self,
+        read: &Versioned<LedgerMetadata>,
+        new: LedgerMetadata,
+        nonce: Nonce,
+    ) -> Result<Versioned<LedgerMetadata>, UpdateError> {
+        let revision = match self.put(read, &new, nonce).await? {
+            Decided::Committed(revision) => Some(revision),
+            Decided::Conflict => self.metadata.written_as(&Key::Ledger(new.ledger).encode(), nonce).await?,
+        };
+        match revision {
+            Some(revision) => Ok(read.rewritten(new, revision)),
+            None => Err(UpdateError::Conflict { what: LEDGER }),
+        }
+    }
+
+    async fn put(&self, read: &Versioned<LedgerMetadata>, new: &LedgerMetadata, nonce: Nonce) -> Result<Decided, UpdateError> {
+        crate::ledger_steps::check(&read.value, new).map_err(|problem| UpdateError::Illegal { what: LEDGER, problem })?;
+        let key = Key::Ledger(new.ledger).encode();
+        let txn = Txn::new()
+            .when(key.clone(), Condition::ModRevision(read.mod_revision))
+            .put(key.clone(), Metadata::encode_ledger(new, nonce));
+        self.metadata.commit(&txn, &Witness::Nonce { key, nonce }).await
     }
 
     /// Turns a closed ledger's record into its tombstone. Only for ledgers that nothing lists; a partition's go by
@@ -138,7 +167,9 @@ impl Ledgers {
         self.update(read, LedgerMetadata { state: LedgerState::Deleting, ..read.value.clone() }).await
     }
 
-    /// Removes a tombstone, once every bookie it names has let the ledger's bytes and marks go (C27).
+    /// Removes a tombstone (C27), once each bookie that can hold anything of the ledger has said that nothing of it is there that
+    /// could come back, or is lost for good: all that it names, and all others too, since a recovery that was overtaken, or a writer
+    /// whose change of ensemble was, leaves adds on bookies that no record names.
     pub async fn forget(&self, read: &Versioned<LedgerMetadata>) -> Result<(), UpdateError> {
         if read.value.state != LedgerState::Deleting {
             return Err(UpdateError::Illegal { what: LEDGER, problem: "only a tombstone is forgotten" });

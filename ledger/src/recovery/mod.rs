@@ -99,6 +99,9 @@ pub enum RecoveryFailure {
     /// It is deleted.
     #[error("the ledger is deleted")]
     Deleted,
+    /// Metadata refuses the ledger's next record for good: a person must look.
+    #[error("metadata refuses the ledger's next record")]
+    RecordRefused,
     /// It took too long. Nothing was decided.
     #[error("gave up: {0}")]
     GaveUp(Stuck),
@@ -108,7 +111,7 @@ impl RecoveryFailure {
     /// Whether another attempt may succeed.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::NoRecord | Self::Deleted => false,
+            Self::NoRecord | Self::Deleted | Self::RecordRefused => false,
             Self::GaveUp(_) => true,
         }
     }
@@ -281,8 +284,12 @@ impl Recovery {
             return;
         }
         let Some(definite) = cas.outcome(now, outcome) else { return };
+        if let Definite::NotApplied = definite {
+            return cas.postpone(now);
+        }
         match (definite, std::mem::replace(&mut self.phase, Phase::Ended)) {
-            (Definite::Lost(_), _) => self.begin_again(now, Stuck::Duel),
+            (Definite::Lost(_) | Definite::NotApplied, _) => self.begin_again(now, Stuck::Duel),
+            (Definite::Refused, _) => self.end(Notice::Failed(RecoveryFailure::RecordRefused)),
             (Definite::Applied(record), Phase::Claiming(_)) => self.fence(now, record),
             (Definite::Applied(record), Phase::Committing { mut forward, .. }) => {
                 forward.record = record;

@@ -28,6 +28,8 @@ pub enum Death {
     },
     /// Somebody else changed the record: a recovery. What stands there now, if anything.
     RecordLost(Option<Box<Record>>),
+    /// Metadata refuses the ledger's next record for good: a person must look. Repeating it would freeze confirmations for ever.
+    RecordRefused,
 }
 
 /// Why a ledger was closed though nobody asked for it.
@@ -110,6 +112,11 @@ impl Writer {
             self.actions.push_back(Action::ReadRecord { call, ledger: self.record.metadata.ledger });
         }
         let Some(definite) = cas.pending.outcome(now, outcome) else { return };
+        if let (Definite::NotApplied, Purpose::Close | Purpose::HandBack(_)) = (&definite, &cas.purpose) {
+            // There is nothing else left to do: only the end is waited for.
+            cas.pending.postpone(now);
+            return;
+        }
         self.settle(now, definite);
     }
 
@@ -117,6 +124,12 @@ impl Writer {
         let Some(cas) = self.cas.take() else { return };
         match (definite, cas.purpose) {
             (Definite::Lost(current), _) => self.die(Death::RecordLost(current.map(Box::new))),
+            (Definite::Refused, _) => self.die(Death::RecordRefused),
+            (Definite::NotApplied, _) => {
+                // The ensemble is what it was, for certain, so its confirmations go on (C15); it is looked at again soon.
+                self.spare_retry_at = Some(now.after(self.config.spare_retry));
+                self.confirm(now);
+            }
             (Definite::Applied(record), Purpose::Change(replacements)) => self.changed(now, record, &replacements),
             (Definite::Applied(record), Purpose::Mark) => {
                 self.record = record;

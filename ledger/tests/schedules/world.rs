@@ -62,6 +62,10 @@ pub(crate) enum CasGate {
     Delay,
     /// It is done; the answer is lost.
     LoseAnswer,
+    /// Metadata is away, and says so for certain.
+    Away,
+    /// It is refused for good.
+    Refuse,
 }
 
 type Change = (Option<Revision>, LedgerMetadata, Nonce);
@@ -227,6 +231,8 @@ impl<M: Machine> Driver<M> {
                         world.change(change);
                         CasOutcome::Unknown
                     }
+                    CasGate::Away => CasOutcome::NotApplied,
+                    CasGate::Refuse => CasOutcome::Refused,
                 };
                 self.events.push_back(Event::Cas { call, outcome });
             }

@@ -104,6 +104,61 @@ fn c12_a_change_without_outcome_freezes_confirmations_until_the_same_change_has_
     assert!(world.at(3).entries.contains_key(&e(2)), "the replacement has what the record says");
 }
 
+#[test]
+fn c15_a_change_that_is_certainly_not_applied_does_not_freeze_confirmations() {
+    let mut world = three();
+    world.at(2).refuses = Some(Refusal::ReadOnly);
+    world.cas_gate = CasGate::Away;
+    let mut writer = Driver::writer(&world, live(0..4));
+    writer.append(&mut world, 1);
+    writer.append(&mut world, 2);
+    assert_eq!(writer.lac(), Some(2), "metadata is away, and two of the three that it names have all");
+    writer.pass(&mut world, ms(5000));
+    assert!((2..10).contains(&world.changes.len()), "{} changes: asked again, after a pause", world.changes.len());
+    world.cas_gate = CasGate::Pass;
+    writer.pass(&mut world, ms(2000));
+    assert_eq!(world.metadata().fragments.len(), 2, "and made once metadata is back");
+    // A close waits for metadata.
+    world.cas_gate = CasGate::Away;
+    writer.close(&mut world);
+    writer.pass(&mut world, ms(2000));
+    assert_eq!(world.metadata().closed_at(), None);
+    world.cas_gate = CasGate::Pass;
+    writer.pass(&mut world, ms(2000));
+    assert_eq!(world.metadata().closed_at(), Some(Some(e(2))));
+}
+
+/// An attempt of which nothing is known, then one that is certainly not applied: the first may still be.
+#[test]
+fn c12_what_is_certain_of_the_last_attempt_is_not_certain_of_the_one_before() {
+    let mut world = three();
+    world.at(2).refuses = Some(Refusal::ReadOnly);
+    world.cas_gate = CasGate::Delay;
+    let mut writer = Driver::writer(&world, live(0..4));
+    writer.append(&mut world, 1);
+    world.cas_gate = CasGate::Away;
+    writer.append(&mut world, 2);
+    writer.pass(&mut world, ms(5000));
+    assert_eq!(writer.lac(), Some(0), "nothing is confirmed meanwhile");
+    world.apply_delayed();
+    world.cas_gate = CasGate::Pass;
+    writer.pass(&mut world, ms(2000));
+    assert_eq!(writer.lac(), Some(2));
+    assert_eq!(world.metadata().fragments.len(), 2);
+}
+
+#[test]
+fn c15_a_change_that_is_refused_for_good_ends_the_writer() {
+    let mut world = three();
+    world.at(2).refuses = Some(Refusal::ReadOnly);
+    world.cas_gate = CasGate::Refuse;
+    let mut writer = Driver::writer(&world, live(0..4));
+    writer.append(&mut world, 1);
+    writer.pass(&mut world, ms(2000));
+    assert!(matches!(writer.notices.last(), Some(Notice::Died { death: Death::RecordRefused, .. })), "{:?}", writer.notices);
+    assert_eq!(world.changes.len(), 1, "it is not asked again");
+}
+
 /// The change's outcome is unknown; a read shows the old record; then the change is applied after all.
 #[cfg(feature = "mutations")]
 #[test]

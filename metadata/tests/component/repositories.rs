@@ -18,7 +18,7 @@ use alluvium_metadata::{Authority, MemoryStore, Metadata, PartitionId, ReadError
 use alluvium_runtime::clock::Clock;
 use alluvium_runtime::entropy::Entropy;
 use alluvium_runtime::tasks::Tasks;
-use alluvium_types::ids::{EntryId, Epoch, Incarnation, LedgerId, Offset, PartitionIndex, RecoveryNumber};
+use alluvium_types::ids::{EntryId, Epoch, Incarnation, LedgerId, Nonce, Offset, PartitionIndex, RecoveryNumber};
 use alluvium_types::ledger::{BookieId, Fragment, LedgerClass, LedgerMetadata, LedgerState};
 use alluvium_types::names::{BookieName, BrokerName, NamespaceName, SubscriptionName, TenantName, TopicName};
 use alluvium_types::policy::{Retention, Rollover};
@@ -405,6 +405,21 @@ async fn a_lost_answer_to_an_ensemble_change_is_settled() {
         world.lossy.next([fate]);
         assert!(matches!(ledgers.update(&open, stale).await, Err(UpdateError::Conflict { .. })), "{fate:?}");
     }
+}
+
+/// C12: a change that is issued again, by who does not know that it stands, is recognised by its nonce and not taken for
+/// another's.
+#[tokio::test]
+async fn c12_a_change_that_is_issued_again_is_recognised_by_its_nonce() {
+    let world = world();
+    let ledgers = world.metadata.ledgers();
+    let open = ledgers.create(ledger(LedgerId::new(7), Epoch::new(1), LedgerClass::Bulk)).await.unwrap();
+    let closed = LedgerMetadata { state: LedgerState::Closed { last: None }, ..open.value.clone() };
+    let nonce = Nonce::new(uuid::Uuid::from_u128(5));
+    let once = ledgers.update_as(&open, closed.clone(), nonce).await.unwrap();
+    assert_eq!(ledgers.update_as(&open, closed.clone(), nonce).await.unwrap(), once);
+    let other = Nonce::new(uuid::Uuid::from_u128(6));
+    assert!(matches!(ledgers.update_as(&open, closed, other).await, Err(UpdateError::Conflict { .. })));
 }
 
 /// M7: while metadata is down, what was not begun fails for certain after a while, and goes on by itself when it is back.

@@ -412,6 +412,7 @@ impl World {
                     writer::Death::Deleted => "deleted",
                     writer::Death::Conflict { .. } => "conflict",
                     writer::Death::RecordLost(_) => "lost its record",
+                    writer::Death::RecordRefused => "its record was refused",
                 };
                 self.trace.note(now, format_args!("{name} died: {kind}, {} unresolved", unresolved.len()));
                 self.history.silenced(ledger, "its own death");

@@ -74,6 +74,8 @@ impl fmt::Display for ShortTold<'_> {
                 write!(f, "CAS lost to {:?} {}", now.revision, ShortRecord(&now.metadata))
             }
             Told::Outcome(CasOutcome::Lost(None)) => f.write_str("CAS lost, no record"),
+            Told::Outcome(CasOutcome::Refused) => f.write_str("CAS refused"),
+            Told::Outcome(CasOutcome::NotApplied) => f.write_str("CAS not applied"),
             Told::Outcome(CasOutcome::Unknown) => f.write_str("CAS unknown"),
             Told::Record(Some(now)) => write!(f, "record {:?} {}", now.revision, ShortRecord(&now.metadata)),
             Told::Record(None) => f.write_str("no record"),

@@ -188,32 +188,32 @@ impl Segments {
         }
     }
 
-    /// Removes segments and turns their ledgers' records into tombstones, together, so that no listed segment points at a
-    /// missing ledger (T5). All ledgers must be Closed. Many segments go in several transactions; each stands by itself, and
-    /// the number of those removed is given back.
+    /// Removes the first of these segments, as many as one transaction takes, and turns their ledgers' records into tombstones,
+    /// together, so that no listed segment points at a missing ledger (T5). All their ledgers must be Closed. Gives the number of
+    /// those removed: the caller asks again for the rest, and what an error leaves undone is never mistaken for what is done.
     ///
     /// The caller has decided on durable cursors and recovered lengths (T4), under a policy that it could read.
     pub async fn trim(&self, authority: Authority<'_>, segments: &[Versioned<Segment>]) -> Result<usize, UpdateError> {
-        for chunk in segments.chunks(TRIM_MAX) {
-            let nonce = self.0.nonce();
-            let mut txn = Txn::new();
-            for segment in chunk {
-                let ledger = self.closed_ledger(&segment.value).await?;
-                let tombstone = LedgerMetadata { state: LedgerState::Deleting, ..ledger.value };
-                let (key, ledger_key) =
-                    (segment_key(authority.partition, segment.value.number), Key::Ledger(tombstone.ledger).encode());
-                txn = txn
-                    .when(key.clone(), Condition::ModRevision(segment.mod_revision))
-                    .when(ledger_key.clone(), Condition::ModRevision(ledger.mod_revision))
-                    .delete(key)
-                    .put(ledger_key, Metadata::encode_ledger(&tombstone, nonce));
-            }
-            let witness = Witness::Nonce { key: Key::Ledger(chunk[0].value.ledger).encode(), nonce };
-            if self.0.commit(&authority.guard(txn), &witness).await? == Decided::Conflict {
-                return Err(self.0.why_not(authority, SEGMENT).await);
-            }
+        let now = &segments[..segments.len().min(TRIM_MAX)];
+        let Some(first) = now.first() else { return Ok(0) };
+        let nonce = self.0.nonce();
+        let mut txn = Txn::new();
+        for segment in now {
+            let ledger = self.closed_ledger(&segment.value).await?;
+            let tombstone = LedgerMetadata { state: LedgerState::Deleting, ..ledger.value };
+            let (key, ledger_key) =
+                (segment_key(authority.partition, segment.value.number), Key::Ledger(tombstone.ledger).encode());
+            txn = txn
+                .when(key.clone(), Condition::ModRevision(segment.mod_revision))
+                .when(ledger_key.clone(), Condition::ModRevision(ledger.mod_revision))
+                .delete(key)
+                .put(ledger_key, Metadata::encode_ledger(&tombstone, nonce));
         }
-        Ok(segments.len())
+        let witness = Witness::Nonce { key: Key::Ledger(first.value.ledger).encode(), nonce };
+        match self.0.commit(&authority.guard(txn), &witness).await? {
+            Decided::Committed(_) => Ok(now.len()),
+            Decided::Conflict => Err(self.0.why_not(authority, SEGMENT).await),
+        }
     }
 
     async fn closed_ledger(&self, segment: &Segment) -> Result<Versioned<LedgerMetadata>, UpdateError> {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use alluvium_ledger::client::{End, NewLedger, Predecessor, PrepareError, Prepared};
 use alluvium_ledger::writer::HandBack;
@@ -11,7 +12,7 @@ use alluvium_types::ids::{EntryId, LedgerId, Offset};
 use alluvium_types::ledger::{LedgerClass, LedgerMetadata};
 use alluvium_types::replication::Replication;
 use futures::future::{BoxFuture, FutureExt};
-use futures::stream::{FuturesUnordered, StreamExt};
+use futures::stream::{self, FuturesUnordered, StreamExt};
 
 use super::log::LogAction;
 use super::owner::Lost;
@@ -20,6 +21,11 @@ use super::slot::{Slot, SlotEvent};
 use crate::broker::Context;
 use crate::error::{chain, may_create_again, still_owner};
 use crate::ownership::Claim;
+
+/// Of how many ledgers bookies are told at a time that they are deleted.
+const DROPS_AT_ONCE: usize = 16;
+/// How long telling them may take in all.
+const DROPS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What happened.
 #[derive(Debug)]
@@ -237,29 +243,36 @@ impl DataLedgers {
             self.segments.iter().filter(|segment| numbers.contains(&segment.value.number)).cloned().collect();
         let (context, claim) = (Arc::clone(&self.context), self.claim.clone());
         let job = async move {
-            let outcome = context.metadata.segments().trim(claim.authority(), &due).await;
-            if outcome.is_ok() {
-                for segment in &due {
-                    drop_ledger(&context, segment.value.ledger).await;
+            let mut gone = 0;
+            let outcome = loop {
+                if gone == due.len() {
+                    break Ok(());
                 }
-            }
-            Done::Trimmed(numbers, outcome.map(|_| ()))
+                match context.metadata.segments().trim(claim.authority(), &due[gone..]).await {
+                    Ok(more) => gone += more,
+                    Err(error) => break Err(error),
+                }
+            };
+            // What went, went, whatever became of the rest.
+            let gone = &due[..gone];
+            drop_ledgers(&context, gone.iter().map(|segment| segment.value.ledger).collect()).await;
+            Done::Trimmed(gone.iter().map(|segment| segment.value.number).collect(), outcome)
         };
         self.jobs.push(job.boxed());
     }
 
-    fn trimmed(&mut self, numbers: Vec<SegmentNumber>, outcome: Result<(), UpdateError>) -> DataEvent {
+    fn trimmed(&mut self, gone: Vec<SegmentNumber>, outcome: Result<(), UpdateError>) -> DataEvent {
+        if !gone.is_empty() {
+            self.segments.retain(|segment| !gone.contains(&segment.value.number));
+            self.readable.remove_segments(&gone);
+            self.context.metrics.trimmed_segments.inc_by(gone.len() as u64);
+            tracing::info!(partition = %self.claim.partition(), segments = gone.len(), "segments went by retention");
+        }
         match outcome {
-            Ok(()) => {
-                self.segments.retain(|segment| !numbers.contains(&segment.value.number));
-                self.readable.remove_segments(&numbers);
-                self.context.metrics.trimmed_segments.inc_by(numbers.len() as u64);
-                tracing::info!(partition = %self.claim.partition(), segments = numbers.len(), "segments went by retention");
-                DataEvent::Trimmed(numbers)
-            }
+            Ok(()) => DataEvent::Trimmed(gone),
             Err(error) if still_owner(&error) => {
                 tracing::warn!(partition = %self.claim.partition(), %error, "segments are not trimmed yet");
-                DataEvent::Trimmed(Vec::new())
+                DataEvent::Trimmed(gone)
             }
             Err(_) => DataEvent::Lost(Lost::Fenced),
         }
@@ -315,9 +328,16 @@ impl DataLedgers {
     }
 }
 
-/// Tells the bookies of a ledger that is a tombstone to let its bytes go. They go by metadata alone; who is not reached finds
-/// the tombstone later.
-pub(crate) async fn drop_ledger(context: &Context, ledger: LedgerId) {
+/// Tells the bookies of ledgers that are tombstones to let their bytes go, for a bounded time. They go by metadata alone; who is not
+/// reached, or not in time, finds the tombstones later.
+pub(crate) async fn drop_ledgers(context: &Context, ledgers: Vec<LedgerId>) {
+    let told = stream::iter(ledgers).map(|ledger| drop_ledger(context, ledger).boxed()).buffer_unordered(DROPS_AT_ONCE);
+    if context.clock.timeout(DROPS_PATIENCE, told.collect::<()>()).await.is_err() {
+        tracing::debug!("bookies find out by themselves that some ledgers are deleted");
+    }
+}
+
+async fn drop_ledger(context: &Context, ledger: LedgerId) {
     if let Ok(Some(record)) = context.metadata.ledgers().get(ledger).await {
         context.ledgers.delete(&record.value).await;
     }

@@ -26,7 +26,7 @@ mod takeover;
 pub(crate) mod task;
 
 pub use bounds::Bounds;
-pub(crate) use data_ledgers::drop_ledger;
+pub(crate) use data_ledgers::drop_ledgers;
 pub use entry::{LoadedEntry, PlacedBatch};
 pub use handle::PartitionHandle;
 pub use hosted::{CorruptState, Effects, Hosted, Output, SubscriptionKind, SubscriptionSpec};

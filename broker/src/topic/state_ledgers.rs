@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
 
-use super::data_ledgers::drop_ledger;
+use super::data_ledgers::drop_ledgers;
 use super::slot::{Slot, SlotEvent};
 use super::state_ledger::{StateAction, StateLedger, Which};
 use crate::broker::Context;
@@ -327,7 +327,7 @@ async fn sweep(context: Arc<Context>, claim: Claim, pointer: Pointer) -> Done {
         match context.metadata.state_pointers().drop_retired(claim.authority(), &read, &record).await {
             Ok(dropped) => {
                 read = dropped;
-                drop_ledger(&context, ledger).await;
+                drop_ledgers(&context, vec![ledger]).await;
             }
             Err(error) if still_owner(&error) => {}
             Err(_) => return Done::Swept(Some(read), Err(false)),

@@ -337,7 +337,19 @@ async fn trimming_removes_segments_and_leaves_tombstones() {
     let refused = segments.trim(by, &listed[148..]).await;
     assert!(matches!(refused, Err(UpdateError::Illegal { .. })), "its last ledger is open: {refused:?}");
     assert_eq!(segments.all(partition).await.unwrap().len(), 150);
-    assert_eq!(segments.trim(by, &listed[..149]).await, Ok(149));
+    // One transaction a call, so that a failure behind it takes nothing back: the rest is asked for again.
+    let first = segments.trim(by, &listed[..149]).await.unwrap();
+    assert!(0 < first && first < 149, "{first}");
+    world.lossy.next([Answer::Unavailable]);
+    let impatient = world.metadata.clone().with_patience(Duration::ZERO).segments();
+    let failed = impatient.trim(by, &listed[first..149]).await;
+    assert!(matches!(failed, Err(UpdateError::Unavailable(_))), "{failed:?}");
+    assert_eq!(segments.all(partition).await.unwrap(), listed[first..], "what went stays gone, the rest stands");
+    let mut gone = first;
+    while gone < 149 {
+        gone += segments.trim(by, &listed[gone..149]).await.unwrap();
+    }
+    assert_eq!(segments.trim(by, &[]).await, Ok(0));
     assert_eq!(segments.all(partition).await.unwrap(), listed[149..]);
     for segment in &listed[..149] {
         assert!(matches!(ledgers.fate(segment.value.ledger).await.unwrap(), Fate::Deleted(_)));

@@ -46,6 +46,9 @@ pub struct Config {
     pub retention_interval_ms: u64,
     /// How often partitions that nobody has loaded are looked at, in milliseconds.
     pub audit_interval_ms: u64,
+    /// How long the tombstone of a deleted ledger stays at least, in milliseconds, after which it goes once no bookie has anything
+    /// of the ledger. Longer than whatever was sent to a bookie before the deletion may be on its way.
+    pub forget_after_ms: u64,
     /// After so many bytes of messages what is known of idempotent producers is written down: what a takeover reads at most.
     pub checkpoint_bytes: u64,
     /// The most bytes of memory for what is known of one partition's idempotent producers.
@@ -81,6 +84,7 @@ impl Default for Config {
             release_after_ms: 600_000,
             retention_interval_ms: 30_000,
             audit_interval_ms: 60_000,
+            forget_after_ms: 600_000,
             checkpoint_bytes: 64 << 20,
             producers_bytes_max: 4 << 20,
             producer_expiry_s: 7 * 24 * 3600,

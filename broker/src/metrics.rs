@@ -27,6 +27,10 @@ pub struct Metrics {
     pub failed_takeovers: Counter,
     /// Segments removed by retention.
     pub trimmed_segments: Counter,
+    /// Tombstones of ledgers that this broker forgot as the auditor.
+    pub forgotten_ledgers: Counter,
+    /// Tombstones of ledgers that the auditor knows of.
+    pub tombstones: Gauge,
     /// Whether no bookie takes more messages.
     pub storage_full: Gauge,
 }
@@ -44,8 +48,14 @@ impl Metrics {
         counter("takeovers", "Partitions taken over", &self.takeovers);
         counter("failed_takeovers", "Takeovers of partitions that failed", &self.failed_takeovers);
         counter("trimmed_segments", "Segments removed by retention", &self.trimmed_segments);
+        counter(
+            "forgotten_ledgers",
+            "Deleted ledgers that were forgotten: no bookie has anything of them",
+            &self.forgotten_ledgers,
+        );
         let mut gauge = |name: &str, help: &str, gauge: &Gauge| registry.register(name, help, gauge.clone());
         gauge("partitions", "Partitions that this broker serves", &self.partitions);
+        gauge("tombstones", "Deleted ledgers that are not forgotten yet, as the auditor knows", &self.tombstones);
         gauge("storage_full", "1 while no bookie takes more messages", &self.storage_full);
     }
 }

@@ -58,7 +58,9 @@ pub trait BookieClient: Send + Sync + 'static {
     /// Ledgers in id order, behind `after`.
     async fn list(&self, after: Option<LedgerId>, limit: u32) -> Result<Vec<LedgerSummary>, CallError<ReadRefusal>>;
 
-    /// Drops a ledger's bytes, if metadata proves to the bookie that it is deleted (B9); whether they are gone.
+    /// Drops a ledger's bytes, if metadata proves to the bookie that it is dead and its grace has passed since it first saw so (B9).
+    /// `true`: the ledger is unknown here, provably, or its deletion is durable; nothing of it comes back, whatever crashes, and a
+    /// tombstone may rest on that (C27). `false`: not yet, or never; ask again. So the first call mostly begins the grace.
     async fn delete(&self, ledger: LedgerId) -> Result<bool, CallError<ReadRefusal>>;
 }
 

@@ -1,10 +1,15 @@
 //! Segments roll and go; topics are deleted; nothing that is deleted stays on a bookie.
 
+use std::time::Duration;
+
 use alluvium_broker::config::Config;
+use alluvium_metadata::Versioned;
 use alluvium_proto::v1;
 use alluvium_proto::v1::Guarantee;
+use alluvium_runtime::clock::Clock;
+use alluvium_types::ledger::{LedgerMetadata, LedgerState};
 
-use crate::cluster::{Cluster, Node, TOPIC, batch, config, eventually};
+use crate::cluster::{Cluster, Node, TOPIC, batch, config, eventually, info};
 
 async fn publish(node: &Node, count: u64, producer: &str) {
     let mut stream = node.open(Guarantee::Quorum, producer).await;
@@ -124,6 +129,33 @@ async fn a_deleted_topic_leaves_no_ledgers_behind() {
     let mut stream = node.open(Guarantee::Quorum, "").await;
     stream.send(1, 0, 0, batch(0, &["a"])).await;
     assert_eq!(stream.outcome().await, (1, Ok(0)));
+    node.drain().await;
+}
+
+/// Every ledger that ever was stayed as a record in metadata, was asked for by each bookie in each of its rounds, and took a row in each
+/// of its files.
+#[tokio::test]
+async fn c27_deleted_ledgers_are_forgotten_once_every_bookie_has_let_them_go() {
+    let mut cluster = Cluster::start(2).await;
+    // One that no record may name, and that may hold something all the same.
+    let (silent, silent_id) =
+        (cluster.registrations.pop().expect("two"), cluster.bookies.keys().next_back().expect("two").clone());
+    silent.end().await.expect("ended");
+    let node = cluster.broker(Config { audit_interval_ms: 20, forget_after_ms: 60, ..config() }).await;
+    node.make_topic(1, v1::Policies { rollover_bytes: Some(1 << 20), ..Default::default() }).await;
+    publish(&node, 30, "p").await;
+    node.topics().delete_topic(v1::DeleteTopicRequest { name: TOPIC.to_owned() }).await.expect("deleted");
+    let records = async || cluster.metadata().ledgers().list(None, 100).await.expect("readable").records;
+    let dead = |records: &[Versioned<LedgerMetadata>]| records.iter().all(|r| r.value.state == LedgerState::Deleting);
+    eventually("only tombstones are left", async || dead(&records().await)).await;
+    let left = records().await;
+    assert!(left.len() >= 3, "segments and state: {left:?}");
+    // Many rounds later.
+    Clock::system().sleep(Duration::from_millis(400)).await;
+    assert_eq!(records().await.len(), left.len(), "one bookie is silent");
+    let registered = cluster.metadata().bookies().register(&silent_id, &info(true), Duration::from_secs(60)).await;
+    let _registered = registered.expect("it is back");
+    eventually("nothing is left of them", async || records().await.is_empty()).await;
     node.drain().await;
 }
 

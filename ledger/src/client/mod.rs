@@ -31,7 +31,7 @@ use crate::reader::{RangeRead, ReadFailure, ReadRange};
 use crate::recovery::{self, Recovery, RecoveryFailure};
 use crate::writer::Writer;
 
-pub use tail::FindError;
+pub use tail::{Deletion, FindError};
 pub use writer::{Append, AppendError, Confirmed, End, LedgerWriter, Lost, Unconfirmed};
 
 /// A cheap handle to all ledgers.

@@ -26,6 +26,17 @@ impl FindError {
     }
 }
 
+/// What a bookie says of a ledger that it was asked to let go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Deletion {
+    /// Nothing of it is there that could come back: the ledger is unknown there, or durably marked as deleted (C27).
+    Gone,
+    /// Not yet: its grace runs, or metadata does not prove to it that the ledger is dead.
+    NotYet,
+    /// It did not answer, so nothing is known.
+    NoAnswer,
+}
+
 impl LedgerClient {
     /// The LAC of a ledger that somebody else writes, once it is past `after`, or what is known of it after `wait`. The record may
     /// be out of date by then: read it again when this brings nothing new for long. Cancel safe.
@@ -107,19 +118,25 @@ impl LedgerClient {
     }
 
     /// Asks the bookies of a ledger to let its bytes go: a courtesy, since they look at metadata themselves, and go by that alone
-    /// (B9). Who is not reached finds the tombstone later.
+    /// (B9). Most say no for now: their grace begins when they first see the tombstone. Takes no longer than an answer may.
     pub async fn delete(&self, metadata: &LedgerMetadata) {
-        let world = &self.0.world;
         let mut bookies: Vec<&BookieId> = metadata.fragments.iter().flat_map(|fragment| &fragment.ensemble).collect();
         bookies.sort();
         bookies.dedup();
-        let asked: FuturesUnordered<_> = bookies
-            .into_iter()
-            .filter_map(|bookie| world.pool.get(bookie))
-            .map(|client| async move { world.clock.timeout(ANSWER_TIMEOUT, client.delete(metadata.ledger)).await })
-            .collect();
+        let asked: FuturesUnordered<_> = bookies.into_iter().map(|bookie| self.delete_from(metadata.ledger, bookie)).collect();
         let answers: Vec<_> = asked.collect().await;
-        let gone = answers.iter().filter(|answer| matches!(answer, Ok(Ok(true)))).count();
+        let gone = answers.iter().filter(|answer| **answer == Deletion::Gone).count();
         tracing::debug!(ledger = %metadata.ledger, gone, "bookies were asked to let a ledger go");
+    }
+
+    /// Asks one bookie to let a ledger go, and what it says of it. Cancel safe: it may go all the same.
+    pub async fn delete_from(&self, ledger: LedgerId, bookie: &BookieId) -> Deletion {
+        let world = &self.0.world;
+        let Some(client) = world.pool.get(bookie) else { return Deletion::NoAnswer };
+        match world.clock.timeout(ANSWER_TIMEOUT, client.delete(ledger)).await {
+            Ok(Ok(true)) => Deletion::Gone,
+            Ok(Ok(false)) => Deletion::NotYet,
+            Ok(Err(_)) | Err(_) => Deletion::NoAnswer,
+        }
     }
 }

@@ -1,8 +1,10 @@
-//! The auditor: retention also reaches partitions that nobody has loaded, deleted topics are cleaned up, and metadata's history is
-//! let go. One broker at a time holds the office; nothing rests on that.
+//! The auditor: retention also reaches partitions that nobody has loaded, deleted topics are cleaned up, tombstones of ledgers that
+//! nobody holds any more are forgotten, and metadata's history is let go. One broker at a time holds the office; nothing rests on
+//! that. Each round is bounded; the next one goes on where it ended.
 
 mod deleted_topics;
 mod retention;
+mod tombstones;
 mod turns;
 
 use std::time::Duration;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use super::Broker;
 use crate::error::chain;
 use crate::topic::retention::ClockGuard;
+use tombstones::Tombstones;
 use turns::Turns;
 
 /// How many records are read at a time.
@@ -24,6 +27,7 @@ impl Broker {
         let interval = Duration::from_millis(context.config.audit_interval_ms);
         let mut guard = ClockGuard::default();
         let mut turns = Turns::new(Duration::from_millis(context.config.release_after_ms));
+        let mut tombstones = Tombstones::new(Duration::from_millis(context.config.forget_after_ms));
         loop {
             tokio::select! {
                 () = context.own_tasks.stopping() => return,
@@ -45,6 +49,9 @@ impl Broker {
                 }
                 if let Err(error) = self.audit_deleted().await {
                     tracing::warn!(error = chain(&error), "deleted topics are cleaned up later");
+                }
+                if let Err(error) = self.audit_tombstones(&mut tombstones).await {
+                    tracing::warn!(error = chain(&error), "tombstones are forgotten later");
                 }
                 if let Err(error) = context.metadata.auditors().compact(REVISIONS_KEPT).await {
                     tracing::debug!(%error, "history is kept a while longer");

@@ -7,5 +7,6 @@
 pub mod server;
 pub mod wait;
 
+pub use alluvium_test_etcd::Etcd;
 pub use server::{Options, Output, Server, can_have_disks};
 pub use wait::eventually;

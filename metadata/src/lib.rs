@@ -8,6 +8,7 @@
 pub mod auditor;
 pub mod bookies;
 pub mod brokers;
+mod changes;
 mod client;
 pub mod clusters;
 pub mod conformance;

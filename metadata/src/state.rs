@@ -2,20 +2,16 @@
 //!
 //! It has no clock. Sessions end by command; when, is decided by [`crate::leases`] of whoever drives it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
 
 use alluvium_types::ids::{Revision, SessionId};
 use bytes::Bytes;
 
+use crate::changes::Changes;
 use crate::error::{Refusal, StoreError};
 use crate::store::{At, Condition, Event, KeyValue, Op, PAGE_RECORDS_MAX, Page, Range, SESSION_TTL, Txn, TxnOutcome};
-
-/// How much history is kept for watches; older revisions are compacted by themselves.
-const HISTORY_EVENTS_MAX: usize = 64 << 10;
-/// The same in bytes of keys and values.
-const HISTORY_BYTES_MAX: usize = 32 << 20;
 
 /// A change of the state.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,11 +65,9 @@ struct Session {
 #[derive(Clone, Debug, Default)]
 pub struct State {
     revision: Revision,
-    compacted: Revision,
     records: BTreeMap<Bytes, Record>,
     sessions: BTreeMap<SessionId, Session>,
-    history: VecDeque<Event>,
-    history_bytes: usize,
+    history: Changes,
 }
 
 /// Everything of a state but its history, which is nobody's promise.
@@ -118,7 +112,7 @@ impl State {
                 Ok(Applied::Done)
             }
             Command::Compact { revision } => {
-                self.compact((*revision).min(self.revision));
+                self.history.compact((*revision).min(self.revision));
                 Ok(Applied::Done)
             }
         }
@@ -148,20 +142,7 @@ impl State {
     /// The events under `prefix` from revision `from` on: whole revisions, about `events_max` of them, and the revision to
     /// go on from.
     pub fn events(&self, prefix: &Bytes, from: Revision, events_max: usize) -> Result<(Vec<Event>, Revision), StoreError> {
-        if from <= self.compacted && self.compacted > Revision::ZERO {
-            return Err(StoreError::Compacted { oldest: self.compacted.next() });
-        }
-        let start = self.history.partition_point(|event| event.revision() < from);
-        let mut events: Vec<Event> = Vec::new();
-        for event in self.history.range(start..) {
-            if events.len() >= events_max && events.last().is_some_and(|last| last.revision() < event.revision()) {
-                return Ok((events, event.revision()));
-            }
-            if event.key().starts_with(prefix) {
-                events.push(event.clone());
-            }
-        }
-        Ok((events, from.max(self.revision.next())))
+        self.history.read(prefix, from, events_max, self.revision)
     }
 
     /// What a snapshot holds.
@@ -175,7 +156,8 @@ impl State {
 
     /// The state that a snapshot holds; its history begins behind it.
     pub fn from_image(image: Image) -> Self {
-        let mut state = Self { revision: image.revision, compacted: image.revision, ..Self::default() };
+        let history = Changes::behind(image.revision);
+        let mut state = Self { revision: image.revision, history, ..Self::default() };
         for (session, ttl) in image.sessions {
             state.sessions.insert(session, Session { ttl, keys: BTreeSet::new() });
         }
@@ -249,14 +231,14 @@ impl State {
         if let Some(session) = session.and_then(|s| self.sessions.get_mut(&s)) {
             session.keys.insert(key.clone());
         }
-        self.remember(Event::Put(record.named(key.clone())));
+        self.history.push(Event::Put(record.named(key.clone())));
         self.records.insert(key.clone(), record);
     }
 
     fn delete(&mut self, key: &Bytes, revision: Revision) -> bool {
         let Some(record) = self.records.remove(key) else { return false };
         self.unbind(key, record.session);
-        self.remember(Event::Delete { key: key.clone(), revision });
+        self.history.push(Event::Delete { key: key.clone(), revision });
         true
     }
 
@@ -286,31 +268,10 @@ impl State {
         self.advance(revision);
     }
 
-    fn remember(&mut self, event: Event) {
-        self.history_bytes += weight(&event);
-        self.history.push_back(event);
-    }
-
-    /// Ends a revision, and keeps history within its bounds by letting whole revisions go.
+    /// Ends a revision.
     fn advance(&mut self, revision: Revision) {
         self.revision = revision;
-        while self.history.len() > HISTORY_EVENTS_MAX || self.history_bytes > HISTORY_BYTES_MAX {
-            let Some(oldest) = self.history.front().map(Event::revision) else { break };
-            if oldest == revision {
-                break;
-            }
-            self.compact(oldest);
-        }
-    }
-
-    fn compact(&mut self, revision: Revision) {
-        while let Some(event) = self.history.front()
-            && event.revision() <= revision
-        {
-            self.history_bytes -= weight(event);
-            self.history.pop_front();
-        }
-        self.compacted = self.compacted.max(revision);
+        self.history.trim(revision);
     }
 }
 
@@ -327,13 +288,6 @@ impl Record {
     }
 }
 
-fn weight(event: &Event) -> usize {
-    match event {
-        Event::Put(record) => record.key.len() + record.value.len(),
-        Event::Delete { key, .. } => key.len(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,23 +295,6 @@ mod tests {
     fn put(state: &mut State, key: &str, bytes: usize) {
         let txn = Txn::new().put(Bytes::copy_from_slice(key.as_bytes()), vec![0; bytes].into());
         assert!(matches!(state.apply(&Command::Txn(txn)), Ok(Applied::Txn(TxnOutcome::Committed { .. }))));
-    }
-
-    #[test]
-    fn history_is_bounded_in_events_and_in_bytes() {
-        let mut state = State::new();
-        for _ in 0..HISTORY_EVENTS_MAX + 10 {
-            put(&mut state, "k", 1);
-        }
-        assert_eq!(state.history.len(), HISTORY_EVENTS_MAX);
-        for _ in 0..40 {
-            put(&mut state, "k", 1 << 20);
-        }
-        assert!(state.history_bytes <= HISTORY_BYTES_MAX);
-        let bytes: usize = state.history.iter().map(weight).sum();
-        assert_eq!(state.history_bytes, bytes);
-        let gone = state.events(&Bytes::new(), Revision::new(1), 10);
-        assert_eq!(gone, Err(StoreError::Compacted { oldest: state.history[0].revision() }));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What can go wrong, by family of operation. Every error says whether the same call may succeed later.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,8 +19,8 @@ pub enum StoreError {
     /// Nothing was applied, and nothing of this call ever will be. The same call may succeed later.
     #[error("metadata is unavailable: {reason}")]
     Unavailable {
-        /// What stands in the way.
-        reason: &'static str,
+        /// What stands in the way, and where.
+        reason: Cow<'static, str>,
     },
     /// The session does not exist (any more); nothing was applied.
     #[error("session {0} is gone")]
@@ -39,6 +40,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Nothing was applied; what stands in the way is known beforehand.
+    pub const fn unavailable(reason: &'static str) -> Self {
+        Self::Unavailable { reason: Cow::Borrowed(reason) }
+    }
+
     /// Whether the same call may succeed later.
     pub const fn is_retryable(&self) -> bool {
         match self {

@@ -75,7 +75,7 @@ impl MetadataStore for LossyStore {
                 self.delayed.lock().push(txn.clone());
                 Err(StoreError::Unknown)
             }
-            Fate::Unavailable => Err(StoreError::Unavailable { reason: "told so" }),
+            Fate::Unavailable => Err(StoreError::unavailable("told so")),
         }
     }
 

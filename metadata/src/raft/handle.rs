@@ -127,7 +127,7 @@ impl RaftStore {
         match self.clock.timeout(CALL_TIMEOUT, self.requests.send(request(reply))).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(StoreError::Stopped),
-            Err(_) => return Err(StoreError::Unavailable { reason: "the metadata log does not keep up" }),
+            Err(_) => return Err(StoreError::unavailable("the metadata log does not keep up")),
         }
         match self.clock.timeout(CALL_TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,
@@ -142,7 +142,7 @@ impl RaftStore {
 
     /// Resolves once the applied state holds all that was answered before this was called (M6).
     async fn confirm(&self) -> Result<(), StoreError> {
-        let late = StoreError::Unavailable { reason: "it is not known who leads" };
+        let late = StoreError::unavailable("it is not known who leads");
         self.call(|reply| Request::Read { reply }, late).await
     }
 }
@@ -213,7 +213,7 @@ impl MetadataStore for RaftStore {
     }
 
     async fn keep_alive(&self, session: SessionId) -> Result<(), StoreError> {
-        let late = StoreError::Unavailable { reason: "it is not known who leads" };
+        let late = StoreError::unavailable("it is not known who leads");
         self.call(|reply| Request::KeepAlive { session, reply }, late).await
     }
 

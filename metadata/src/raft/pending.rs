@@ -74,7 +74,7 @@ impl Pending {
     pub(crate) fn wait(&mut self, waiting: Waiting) {
         let open = self.asked.values().map(Vec::len).sum::<usize>() + self.waiting.len();
         if open >= WAITING_MAX {
-            waiting.fail(StoreError::Unavailable { reason: "too many calls are waiting" });
+            waiting.fail(StoreError::unavailable("too many calls are waiting"));
         } else {
             self.waiting.push(waiting);
         }

@@ -194,7 +194,7 @@ impl Routed {
             }
             self.clock.sleep(Duration::from_millis(5)).await;
         }
-        Err(StoreError::Unavailable { reason: "nobody leads" })
+        Err(StoreError::unavailable("nobody leads"))
     }
 }
 

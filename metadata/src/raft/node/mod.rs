@@ -34,7 +34,7 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 /// What an entry costs in the log beside its command.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
 
-const NOT_LEADER: StoreError = StoreError::Unavailable { reason: "this voter does not lead" };
+const NOT_LEADER: StoreError = StoreError::unavailable("this voter does not lead");
 
 /// Why the thread ends before it is asked to.
 #[derive(Debug, thiserror::Error)]
@@ -230,7 +230,7 @@ impl Node {
         let data = codec::encode_command(command);
         let bytes = self.batch_bytes + data.len() + ENTRY_OVERHEAD_BYTES;
         let refused = if reply.is_some() && !self.log.has_room(bytes) {
-            Some(StoreError::Unavailable { reason: "the disk of the metadata log is full" })
+            Some(StoreError::unavailable("the disk of the metadata log is full"))
         } else {
             let number = self.pending.number();
             match self.raw.propose(context(self.life, number), data) {
@@ -241,7 +241,7 @@ impl Node {
                     }
                     return;
                 }
-                Err(_) => Some(StoreError::Unavailable { reason: "too much is undecided" }),
+                Err(_) => Some(StoreError::unavailable("too much is undecided")),
             }
         };
         if let (Some(reply), Some(error)) = (reply, refused) {

@@ -5,7 +5,7 @@ use alluvium_types::ids::ClusterId;
 use alluvium_types::time::Timestamp;
 
 use crate::client::{Decided, Metadata, Witness};
-use crate::error::{ReadError, UpdateError};
+use crate::error::{ClusterError, ReadError, UpdateError};
 use crate::keys::Key;
 use crate::record::{self, Record, Versioned, uuid_bytes, uuid_from};
 use crate::store::{Condition, Txn};
@@ -46,6 +46,16 @@ impl Clusters {
                 return Ok(Versioned::created(cluster, revision));
             }
             // Another one made it, and nobody removes it: the next read finds it.
+        }
+    }
+
+    /// The cluster's identity, which must be `expected`: a process that was given another cluster's address or prefix ends
+    /// here, before it has changed anything.
+    pub async fn require(&self, expected: ClusterId) -> Result<Versioned<Cluster>, ClusterError> {
+        match self.get().await? {
+            None => Err(ClusterError::Missing { expected }),
+            Some(found) if found.value.id != expected => Err(ClusterError::Other { found: found.value.id, expected }),
+            Some(found) => Ok(found),
         }
     }
 

@@ -198,6 +198,38 @@ impl UpdateError {
     }
 }
 
+/// Why metadata is not that of the cluster it should be of.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClusterError {
+    /// There is no cluster in this store, or none at its prefix.
+    #[error("metadata holds no cluster, but should hold {expected}: is its address or prefix another cluster's to be?")]
+    Missing {
+        /// Which it should be of.
+        expected: ClusterId,
+    },
+    /// There is another one.
+    #[error("metadata is of cluster {found}, not of {expected}: its address or prefix is another cluster's")]
+    Other {
+        /// Which it is of.
+        found: ClusterId,
+        /// Which it should be of.
+        expected: ClusterId,
+    },
+    /// It could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl ClusterError {
+    /// Whether the same call may succeed later, by itself.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Missing { .. } | Self::Other { .. } => false,
+            Self::Read(read) => read.is_retryable(),
+        }
+    }
+}
+
 /// Why the embedded store did not open. None of these is retried: a person must look.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use alluvium_metadata::brokers::{IfRegistered, Registration};
 use alluvium_metadata::conformance::{Fate as Answer, LossyStore};
+use alluvium_metadata::error::ClusterError;
 use alluvium_metadata::keys::Key;
 use alluvium_metadata::ledgers::Fate;
 use alluvium_metadata::ownership::{Owner, Right};
@@ -109,6 +110,17 @@ async fn a_cluster_is_made_once_by_whoever_comes_first() {
     assert!(ids.into_iter().all(|id| id.unwrap() == first));
     let proposed = alluvium_types::ids::ClusterId::new(Entropy::seeded(99).uuid());
     assert_eq!(world.metadata.clusters().init(Some(proposed)).await.unwrap(), first);
+}
+
+#[tokio::test]
+async fn a_process_is_held_to_the_cluster_it_belongs_to() {
+    let clusters = world().metadata.clusters();
+    let [ours, theirs] = [7, 8].map(|seed| alluvium_types::ids::ClusterId::new(Entropy::seeded(seed).uuid()));
+    assert_eq!(clusters.require(ours).await, Err(ClusterError::Missing { expected: ours }));
+    assert_eq!(clusters.get().await.unwrap(), None, "nothing is made on the way");
+    clusters.init(Some(theirs)).await.unwrap();
+    assert_eq!(clusters.require(ours).await, Err(ClusterError::Other { found: theirs, expected: ours }));
+    assert_eq!(clusters.require(theirs).await.unwrap().value.id, theirs);
 }
 
 #[tokio::test]

@@ -87,6 +87,12 @@ pub enum Refusal {
     /// A page of no records.
     #[error("a page has no room for a record")]
     EmptyPage,
+    /// Within our limits, but past those that the store's servers were given.
+    #[error("{reason}: its servers must take what they take by default")]
+    Server {
+        /// Which server, and what it said.
+        reason: String,
+    },
 }
 
 /// Why a record could not be read.
@@ -226,6 +232,47 @@ impl ClusterError {
         match self {
             Self::Missing { .. } | Self::Other { .. } => false,
             Self::Read(read) => read.is_retryable(),
+        }
+    }
+}
+
+/// Why the store on etcd did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum EtcdError {
+    /// Its configuration can't be meant so.
+    #[error("the configuration of etcd makes no sense: {problems}")]
+    Config {
+        /// All that is wrong.
+        problems: String,
+    },
+    /// A file of certificates or keys could not be read.
+    #[error("cannot read {path:?}")]
+    Pem {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No member answered in time.
+    #[error("no etcd answers: {reasons}")]
+    Unreachable {
+        /// Each endpoint, and why.
+        reasons: String,
+    },
+    /// A member does not let us in.
+    #[error("etcd refuses: {reason}")]
+    Refused {
+        /// Which endpoint, and why.
+        reason: String,
+    },
+}
+
+impl EtcdError {
+    /// Whether the same call may succeed later, by itself.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Config { .. } | Self::Pem { .. } | Self::Refused { .. } => false,
         }
     }
 }

@@ -13,6 +13,7 @@ mod client;
 pub mod clusters;
 pub mod conformance;
 pub mod error;
+pub mod etcd;
 pub mod keys;
 mod leases;
 mod ledger_steps;

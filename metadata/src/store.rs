@@ -17,8 +17,10 @@ use crate::error::{Refusal, StoreError};
 
 /// The most operations, and the most compares, of a transaction.
 pub const TXN_OPS_MAX: usize = 128;
-/// The most bytes of keys and values in a transaction.
-pub const REQUEST_BYTES_MAX: usize = 3 << 19;
+/// The most bytes of keys and values in a transaction: what a request of etcd takes by default, less what it is framed with.
+pub const REQUEST_BYTES_MAX: usize = (3 << 19) - FRAMING_BYTES_MAX;
+/// The most bytes that a backend adds to a transaction: a prefix and lengths for each operation and compare.
+pub(crate) const FRAMING_BYTES_MAX: usize = 64 << 10;
 /// The most records of a page.
 pub const PAGE_RECORDS_MAX: usize = 1000;
 /// The shortest and the longest time to live of a session.

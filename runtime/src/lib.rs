@@ -9,5 +9,6 @@ pub mod clock;
 pub mod disk;
 pub mod entropy;
 pub mod net;
+pub mod pem;
 pub mod tasks;
 pub mod telemetry;

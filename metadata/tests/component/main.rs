@@ -5,6 +5,7 @@
 mod backends;
 mod cluster;
 mod disk;
+mod etcd;
 mod repositories;
 mod sessions;
 mod voters;

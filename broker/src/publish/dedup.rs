@@ -13,7 +13,8 @@ use alluvium_types::ids::Offset;
 use alluvium_types::names::ProducerName;
 use alluvium_types::time::{Mono, Timestamp};
 
-/// The most runs remembered of a producer. Adjacent ones merge, so a producer that is alone needs one.
+/// The most runs remembered of a producer, beside those that are not durable yet. Adjacent ones merge, so a producer that is
+/// alone needs one.
 pub(crate) const RUNS_MAX: usize = 1024;
 
 /// Consecutive sequences at consecutive offsets.
@@ -25,6 +26,13 @@ pub(crate) struct Run {
     pub(crate) first_offset: Offset,
     /// Messages in the run.
     pub(crate) count: u64,
+}
+
+impl Run {
+    /// The offset behind its last message.
+    const fn end(self) -> Offset {
+        Offset::new(self.first_offset.get() + self.count)
+    }
 }
 
 /// What is known of a producer in this partition; also what a snapshot says of it.
@@ -49,7 +57,9 @@ impl Producer {
         size_of::<Row>() + 2 * self.name.as_str().len() + self.runs.len() * size_of::<Run>()
     }
 
-    fn push(&mut self, run: Run) {
+    /// Appends a run. Of those that are `durable` the oldest goes when there are too many; what is not durable is needed to know
+    /// what was never appended ([`Producer::as_of`]).
+    fn push(&mut self, run: Run, durable: Offset) {
         self.next_sequence = run.first_sequence + run.count;
         match self.runs.back_mut() {
             Some(last)
@@ -59,9 +69,7 @@ impl Producer {
                 last.count += run.count;
             }
             _ => {
-                if self.runs.len() == RUNS_MAX {
-                    self.runs.pop_front();
-                }
+                while self.runs.len() >= RUNS_MAX && self.runs.pop_front_if(|oldest| oldest.end() <= durable).is_some() {}
                 self.runs.push_back(run);
             }
         }
@@ -82,6 +90,8 @@ impl Producer {
             }
             known.runs.pop_back();
         }
+        let surplus = known.runs.len().saturating_sub(RUNS_MAX);
+        known.runs.drain(..surplus);
         known
     }
 }
@@ -135,6 +145,10 @@ pub(crate) struct DedupLimits {
 pub(crate) struct Dedup {
     rows: HashMap<ProducerName, Row>,
     bytes: usize,
+    /// What lies below is in the log for good.
+    durable: Offset,
+    /// Past so many bytes runs are let go. More than the bound only while too little of them is durable.
+    shed_past: usize,
     /// The highest epoch ever given here, to whomever: an epoch is never given twice, also not to a forgotten name.
     last_epoch: u64,
     limits: DedupLimits,
@@ -142,7 +156,8 @@ pub(crate) struct Dedup {
 
 impl Dedup {
     pub(crate) fn new(limits: DedupLimits) -> Self {
-        Self { rows: HashMap::new(), bytes: 0, last_epoch: 0, limits }
+        let shed_past = limits.bytes_max;
+        Self { rows: HashMap::new(), bytes: 0, durable: Offset::ZERO, shed_past, last_epoch: 0, limits }
     }
 
     /// Whether no producer is known: then the log needs no replay and no checkpoint.
@@ -153,6 +168,11 @@ impl Dedup {
     /// The highest epoch ever given.
     pub(crate) const fn last_epoch(&self) -> u64 {
         self.last_epoch
+    }
+
+    /// The log is confirmed up to `end`: runs below it may be forgotten when memory is short.
+    pub(crate) fn confirmed(&mut self, end: Offset) {
+        self.durable = self.durable.max(end);
     }
 
     /// Judges a batch that would be appended at `at`.
@@ -177,11 +197,12 @@ impl Dedup {
         };
         if first == next {
             let before = producer.bytes();
-            producer.push(Run { first_sequence: first, first_offset: at, count: u64::from(batch.count) });
+            producer.push(Run { first_sequence: first, first_offset: at, count: u64::from(batch.count) }, self.durable);
             producer.active = now.1;
             self.bytes = self.bytes + producer.bytes() - before;
             row.dirty = true;
             row.heard = now.0;
+            self.shed_runs();
             return Verdict::Append;
         }
         if first > next {
@@ -221,7 +242,6 @@ impl Dedup {
         if let Some(row) = self.rows.get_mut(name) {
             row.usable = false;
         }
-        self.make_room(name);
         (claim, forgotten)
     }
 
@@ -247,6 +267,7 @@ impl Dedup {
             runs: VecDeque::new(),
         };
         self.insert(producer, now.0, true);
+        self.make_room(&claim.name);
     }
 
     /// The claim is durable. The sequence answered is the last one, if there is any; the caller answers once everything
@@ -261,7 +282,11 @@ impl Dedup {
     pub(crate) fn restore(&mut self, producer: Producer, now: Mono) {
         self.last_epoch = self.last_epoch.max(producer.epoch);
         self.remove(&producer.name);
+        // Only what was durable was written down.
+        self.durable = self.durable.max(producer.runs.back().map_or(Offset::ZERO, |run| run.end()));
+        let name = producer.name.clone();
         self.insert(producer, now, false);
+        self.make_room(&name);
     }
 
     /// Takes the highest epoch of a snapshot over.
@@ -280,7 +305,8 @@ impl Dedup {
                 && batch.header.first_sequence >= row.producer.next_sequence
             {
                 let before = row.producer.bytes();
-                row.producer.push(Run { first_sequence: batch.header.first_sequence, first_offset: at, count });
+                let run = Run { first_sequence: batch.header.first_sequence, first_offset: at, count };
+                row.producer.push(run, self.durable);
                 row.producer.active = header.server_time;
                 row.heard = now;
                 row.dirty = true;
@@ -288,12 +314,14 @@ impl Dedup {
             }
             at = Offset::new(at.get() + count);
         }
+        self.confirmed(at);
+        self.shed_runs();
     }
 
     /// What was judged as appended from `end` on never was: forgets it.
     pub(crate) fn forget_after(&mut self, end: Offset) {
         for row in self.rows.values_mut() {
-            if row.producer.runs.back().is_some_and(|run| run.first_offset.get() + run.count > end.get()) {
+            if row.producer.runs.back().is_some_and(|run| run.end() > end) {
                 self.bytes -= row.producer.bytes();
                 row.producer = row.producer.as_of(end);
                 self.bytes += row.producer.bytes();
@@ -338,8 +366,36 @@ impl Dedup {
         }
     }
 
-    /// Forgets the longest silent eighth while the map is over its bound, but never `keep`.
+    /// Lets the oldest eighth of memory go while the runs are over the bound: what is repeated of them is refused as too old. One
+    /// pass pays for as many appends as it frees runs.
+    ///
+    /// What is not durable yet stays: a batch in flight, and so bounded by the budget of what is on its way in.
+    fn shed_runs(&mut self) {
+        if self.bytes <= self.shed_past {
+            return;
+        }
+        let (bound, eighth) = (self.limits.bytes_max, self.limits.bytes_max / 8);
+        let durable = self.durable;
+        let mut ends: Vec<Offset> =
+            self.rows.values().flat_map(|row| &row.producer.runs).map(|run| run.end()).filter(|end| *end <= durable).collect();
+        let wanted = (self.bytes - (bound - eighth)).div_ceil(size_of::<Run>()).min(ends.len());
+        if let Some(last) = wanted.checked_sub(1) {
+            let (_, cut, _) = ends.select_nth_unstable(last);
+            for row in self.rows.values_mut() {
+                let before = row.producer.bytes();
+                while row.producer.runs.pop_front_if(|oldest| oldest.end() <= *cut).is_some() {}
+                if row.producer.bytes() < before {
+                    row.producer.runs.shrink_to_fit();
+                    self.bytes -= before - row.producer.bytes();
+                }
+            }
+        }
+        self.shed_past = bound.max(self.bytes + eighth);
+    }
+
+    /// Forgets the longest silent ones while the map is over its bound though old runs are gone, but never `keep`.
     fn make_room(&mut self, keep: &ProducerName) {
+        self.shed_runs();
         if self.bytes <= self.limits.bytes_max {
             return;
         }
@@ -355,6 +411,7 @@ impl Dedup {
                 self.remove(&name);
             }
         }
+        self.shed_past = self.limits.bytes_max;
     }
 }
 
@@ -385,6 +442,14 @@ mod tests {
     fn judge(dedup: &mut Dedup, producer: &str, epoch: u64, first_sequence: u64, count: u32, offset: u64) -> Verdict {
         let batch = BatchHeader { count, first_sequence, ..BatchHeader::default() };
         dedup.judge(&ProducerStamp { name: name(producer), epoch }, &batch, Offset::new(offset), at(1))
+    }
+
+    /// The header of an entry with one batch of one message.
+    fn header(producer: &str, epoch: u64, first_sequence: u64, offset: u64) -> EntryHeader {
+        let header = BatchHeader { count: 1, first_sequence, ..BatchHeader::default() };
+        let producer = Some(ProducerStamp { name: name(producer), epoch });
+        let batches = vec![BatchDescriptor { header, checksum: Crc32c::EMPTY, blob_bytes: 0, producer }];
+        EntryHeader { first_offset: Offset::new(offset), server_time: at(1).1, batches }
     }
 
     fn reason(verdict: Verdict) -> &'static str {
@@ -471,6 +536,52 @@ mod tests {
             assert!(dedup.bytes <= limits.bytes_max);
         }
         assert_eq!(reason(judge(&mut dedup, "p0", 1, 0, 1, 0)), "PRODUCER_UNKNOWN");
+
+        // Producers that take turns merge no runs, here and where their log is replayed.
+        let mut live = Dedup::new(limits);
+        let names: Vec<String> = (0..20).map(|n| format!("q{n}")).collect();
+        let epochs: Vec<u64> = names.iter().map(|name| claim(&mut live, name, None).0).collect();
+        let mut rebuilt = Dedup::new(limits);
+        for row in live.snapshot(Offset::ZERO) {
+            rebuilt.restore(row, Mono::default());
+        }
+        let mut end = 0;
+        for sequence in 0..2000 {
+            for (name, epoch) in names.iter().zip(&epochs) {
+                assert_eq!(judge(&mut live, name, *epoch, sequence, 1, end), Verdict::Append);
+                rebuilt.replay(&header(name, *epoch, sequence, end), Mono::default());
+                end += 1;
+                live.confirmed(Offset::new(end));
+                assert!(live.bytes <= limits.bytes_max && rebuilt.bytes <= limits.bytes_max);
+            }
+        }
+        for dedup in [&mut live, &mut rebuilt] {
+            assert_eq!(dedup.bytes, dedup.rows.values().map(|row| row.producer.bytes()).sum::<usize>());
+            let newest = Verdict::Duplicate { first_offset: Offset::new(end - 1) };
+            assert_eq!(judge(dedup, "q19", epochs[19], 1999, 1, end), newest, "the oldest runs go first");
+            assert_eq!(reason(judge(dedup, "q19", epochs[19], 0, 1, end)), "DUPLICATE_TOO_OLD");
+            assert_eq!(reason(judge(dedup, "q19", epochs[19], 2000, 1, end)), "append");
+        }
+    }
+
+    #[test]
+    fn d7_what_is_not_durable_is_not_forgotten() {
+        // Runs in flight were dropped like others: a snapshot then took what was never stored for what was.
+        let limits = DedupLimits { bytes_max: 20_000, ..LIMITS };
+        let mut dedup = Dedup::new(limits);
+        let (epoch, _) = claim(&mut dedup, "p", None);
+        for sequence in 0..2 * RUNS_MAX as u64 {
+            assert_eq!(judge(&mut dedup, "p", epoch, sequence, 1, 2 * sequence), Verdict::Append);
+        }
+        let known = dedup.snapshot(Offset::new(2 * 10)).pop().expect("one producer");
+        assert_eq!((known.next_sequence, known.runs.len()), (10, 10));
+        dedup.confirmed(Offset::new(4 * RUNS_MAX as u64));
+        let known = dedup.snapshot(Offset::new(4 * RUNS_MAX as u64)).pop().expect("one producer");
+        assert_eq!((known.next_sequence, known.runs.len()), (2 * RUNS_MAX as u64, RUNS_MAX), "as many as are remembered");
+        dedup.forget_after(Offset::new(2 * 10));
+        assert_eq!(reason(judge(&mut dedup, "p", epoch, 10, 1, 20)), "append");
+        judge(&mut dedup, "p", epoch, 11, 1, 40);
+        assert!(dedup.bytes <= limits.bytes_max);
     }
 
     #[test]

@@ -399,6 +399,7 @@ impl<H: Hosted> Owner<H> {
             return;
         }
         self.progress_at = now;
+        self.dedup.confirmed(self.log.confirmed_end());
         let mut visible = Vec::with_capacity(confirmed.len());
         for one in confirmed {
             self.bytes_since_checkpoint += one.body.len() as u64;

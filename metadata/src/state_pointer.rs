@@ -29,6 +29,11 @@ pub struct StatePointer {
 }
 
 impl StatePointer {
+    /// Whether so few retired ones wait to be dropped that [`StatePointers::set_next`] may add another.
+    pub const fn takes_next(&self) -> bool {
+        self.retired.len() < RETIRED_MAX
+    }
+
     /// Whether it names no ledger.
     pub const fn is_empty(&self) -> bool {
         self.current.is_none() && self.next.is_none() && self.retired.is_empty()
@@ -65,7 +70,7 @@ impl StatePointers {
         if pointer.next.is_some() {
             return Err(UpdateError::Illegal { what: POINTER, problem: "there is a next one already" });
         }
-        if pointer.retired.len() >= RETIRED_MAX {
+        if !pointer.takes_next() {
             return Err(UpdateError::Illegal { what: POINTER, problem: "too many retired ones are not dropped" });
         }
         if ledger.epoch != authority.owner.value.epoch || ledger.class != LedgerClass::Essential {

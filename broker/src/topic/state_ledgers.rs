@@ -2,13 +2,14 @@
 //! claim (C42, C64).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use alluvium_ledger::client::{End, LedgerWriter, NewLedger, Predecessor, Prepared};
 use alluvium_ledger::reader::ReadRange;
 use alluvium_metadata::state_pointer::StatePointer;
 use alluvium_metadata::{UpdateError, Versioned};
 use alluvium_types::checksum::Crc32c;
-use alluvium_types::ids::EntryId;
+use alluvium_types::ids::{EntryId, LedgerId};
 use alluvium_types::ledger::{LedgerClass, LedgerMetadata, LedgerState};
 use alluvium_types::replication::Replication;
 use alluvium_types::time::Mono;
@@ -23,6 +24,11 @@ use crate::broker::Context;
 use crate::error::{chain, may_create_again, still_owner};
 use crate::ownership::Claim;
 
+/// How long a ledger that is no longer needed may take to close. One that takes longer, because its bookies are away, is
+/// recovered by the sweep.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+/// How long retired ledgers may take to be recovered for one sweep: nothing else about state ledgers happens meanwhile.
+const RECOVER_WITHIN: Duration = Duration::from_secs(5);
 /// How much of a snapshot is read back at a time.
 const READ_BYTES: usize = 4 << 20;
 
@@ -36,7 +42,8 @@ pub(super) enum StateEvent {
     GivenUp,
     Ended(Which),
     OldEnded,
-    Swept,
+    /// Whether something is left.
+    Swept(bool),
     Lost,
 }
 
@@ -108,13 +115,7 @@ impl StateLedgers {
             }
             StateAction::CloseOld => {
                 let old = self.old.take();
-                let close = async move {
-                    if let Some(old) = old {
-                        old.close().await;
-                    }
-                    Done::OldEnded
-                };
-                self.jobs.push(close.boxed());
+                self.jobs.push(async move { close(&context, old).await }.map(|()| Done::OldEnded).boxed());
             }
             StateAction::Sweep => {
                 let pointer = self.pointer.take();
@@ -203,8 +204,9 @@ impl StateLedgers {
             }
             Done::OldEnded => StateEvent::OldEnded,
             Done::Swept(pointer, _) => {
+                let left = pointer.as_ref().is_some_and(|pointer| !pointer.value.retired.is_empty());
                 self.pointer = pointer;
-                StateEvent::Swept
+                StateEvent::Swept(left)
             }
         }
     }
@@ -221,7 +223,7 @@ impl StateEvent {
             Self::GivenUp => machine.given_up(),
             Self::Ended(which) => machine.ended(now, which),
             Self::OldEnded => machine.old_ended(),
-            Self::Swept => machine.swept(),
+            Self::Swept(left) => machine.swept(now, left),
             Self::Lost => return true,
         }
         false
@@ -236,6 +238,10 @@ async fn slot_next(slot: &mut Option<Slot>) -> SlotEvent {
 }
 
 async fn create(context: Arc<Context>, claim: Claim, new: NewLedger, pointer: Pointer) -> Done {
+    if pointer.as_ref().is_some_and(|pointer| !pointer.value.takes_next()) {
+        tracing::warn!(partition = %claim.partition(), "no state ledger is created before retired ones can be dropped");
+        return Done::Created(pointer, Err(true));
+    }
     let prepared = match context.ledgers.prepare(new).await {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -295,9 +301,7 @@ async fn point(context: Arc<Context>, claim: Claim, pointer: Pointer) -> Done {
 }
 
 async fn give_up(context: Arc<Context>, claim: Claim, pointer: Pointer, next: Option<LedgerWriter>) -> Done {
-    if let Some(next) = next {
-        next.close().await;
-    }
+    close(&context, next).await;
     let Some(read) = &pointer else { return Done::GivenUp(pointer, Err(false)) };
     let mut backoff = context.backoff();
     loop {
@@ -309,29 +313,50 @@ async fn give_up(context: Arc<Context>, claim: Claim, pointer: Pointer, next: Op
     }
 }
 
+/// Closes a ledger that is no longer needed, if that doesn't take long.
+async fn close(context: &Context, writer: Option<LedgerWriter>) {
+    let Some(writer) = writer else { return };
+    if context.clock.timeout(CLOSE_WITHIN, writer.close()).await.is_err() {
+        tracing::debug!(ledger = %writer.ledger(), "a state ledger is left to be recovered");
+    }
+}
+
 /// Drops the retired ledgers that can be dropped now.
 async fn sweep(context: Arc<Context>, claim: Claim, pointer: Pointer) -> Done {
     let Some(mut read) = pointer else { return Done::Swept(None, Ok(())) };
-    for ledger in read.value.retired.clone() {
-        let record = match context.metadata.ledgers().get(ledger).await {
-            Ok(Some(record)) if matches!(record.value.state, LedgerState::Closed { .. }) => record,
-            Ok(_) => match context.ledgers.recover(ledger).await {
-                Ok(record) => record,
-                Err(error) => {
-                    tracing::debug!(%ledger, error = chain(&error), "a retired state ledger is dropped another time");
-                    continue;
-                }
-            },
-            Err(_) => continue,
-        };
+    let closing = read.value.retired.iter().map(|ledger| closed(&context, *ledger));
+    let records = futures::future::join_all(closing).await;
+    let mut gone = Vec::new();
+    for record in records.into_iter().flatten() {
         match context.metadata.state_pointers().drop_retired(claim.authority(), &read, &record).await {
             Ok(dropped) => {
                 read = dropped;
-                drop_ledgers(&context, vec![ledger]).await;
+                gone.push(record.value.ledger);
             }
+            // The ledger's own record has changed meanwhile, as by repair: another time.
+            Err(UpdateError::Conflict { .. }) => {}
             Err(error) if still_owner(&error) => {}
             Err(_) => return Done::Swept(Some(read), Err(false)),
         }
     }
+    drop_ledgers(&context, gone).await;
     Done::Swept(Some(read), Ok(()))
+}
+
+/// A retired ledger's record, once it is closed; `None` if that can't be had now.
+async fn closed(context: &Context, ledger: LedgerId) -> Option<Versioned<LedgerMetadata>> {
+    let found = async {
+        match context.metadata.ledgers().get(ledger).await {
+            Ok(Some(record)) if matches!(record.value.state, LedgerState::Closed { .. }) => Some(record),
+            Ok(_) => match context.ledgers.recover(ledger).await {
+                Ok(record) => Some(record),
+                Err(error) => {
+                    tracing::debug!(%ledger, error = chain(&error), "a retired state ledger is dropped another time");
+                    None
+                }
+            },
+            Err(_) => None,
+        }
+    };
+    context.clock.timeout(RECOVER_WITHIN, found).await.ok().flatten()
 }

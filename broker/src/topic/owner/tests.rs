@@ -211,7 +211,7 @@ impl World {
                 }
                 StateAction::GiveUpNext => state.given_up(),
                 StateAction::CloseOld => state.old_ended(),
-                StateAction::Sweep => state.swept(),
+                StateAction::Sweep => state.swept(now, false),
             }
             self.step();
         }

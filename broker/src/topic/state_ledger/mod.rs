@@ -20,6 +20,9 @@ const ROLL_BYTES_MIN: u64 = 16 << 20;
 /// ...and past so many times its snapshot.
 const ROLL_FACTOR: u64 = 4;
 
+/// How long after a sweep that left something the next one begins.
+const SWEEP_AGAIN: Duration = Duration::from_secs(5);
+
 /// Something to be done by whoever drives the machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum StateAction {
@@ -78,6 +81,8 @@ enum Roll {
     Pointing {
         entries: u64,
         bytes: u64,
+        /// The ledger has ended meanwhile: it holds the whole snapshot, and takes no more.
+        ended: bool,
     },
     GivingUp,
 }
@@ -104,6 +109,8 @@ pub(crate) struct StateLedger<T> {
 enum Sweep {
     Clean,
     Due,
+    /// Something could not be dropped; again at this time, or after the next roll.
+    Again(Mono),
     WaitsForOld,
     Running,
 }
@@ -163,7 +170,11 @@ impl<T> StateLedger<T> {
 
     /// When it wants [`StateLedger::step`] if nothing happens before.
     pub(crate) fn next_wakeup(&self) -> Option<Mono> {
-        self.retry_at
+        let sweep = match self.sweep {
+            Sweep::Again(at) => Some(at),
+            Sweep::Clean | Sweep::Due | Sweep::WaitsForOld | Sweep::Running => None,
+        };
+        self.retry_at.into_iter().chain(sweep).min()
     }
 
     /// The next thing to do.
@@ -181,7 +192,12 @@ impl<T> StateLedger<T> {
         if self.roll == Roll::Created && self.current.as_ref().is_none_or(|current| current.in_flight.is_none()) {
             self.cut(snapshot());
         }
-        if self.sweep == Sweep::Due && self.roll == Roll::None {
+        let due = match self.sweep {
+            Sweep::Due => true,
+            Sweep::Again(at) => at <= now,
+            Sweep::Clean | Sweep::WaitsForOld | Sweep::Running => false,
+        };
+        if due && self.roll == Roll::None {
             self.sweep = Sweep::Running;
             self.actions.push_back(StateAction::Sweep);
         }
@@ -279,7 +295,7 @@ impl<T> StateLedger<T> {
     pub(crate) fn read_back(&mut self, now: Mono, same: bool) {
         let Roll::ReadingBack { entries, bytes } = self.roll else { return };
         if same {
-            self.roll = Roll::Pointing { entries, bytes };
+            self.roll = Roll::Pointing { entries, bytes, ended: false };
             self.actions.push_back(StateAction::Point);
         } else {
             self.give_up(now);
@@ -288,7 +304,7 @@ impl<T> StateLedger<T> {
 
     /// The pointer names the next ledger, for certain (M3); or the change was refused for a reason that may pass.
     pub(crate) fn pointed(&mut self, now: Mono, moved: bool) {
-        let Roll::Pointing { entries, bytes } = self.roll else { return };
+        let Roll::Pointing { entries, bytes, ended } = self.roll else { return };
         if !moved {
             self.give_up(now);
             return;
@@ -303,6 +319,9 @@ impl<T> StateLedger<T> {
             self.sweep = Sweep::WaitsForOld;
         } else {
             self.sweep = Sweep::Due;
+        }
+        if ended {
+            self.ended(now, Which::Current);
         }
     }
 
@@ -328,16 +347,19 @@ impl<T> StateLedger<T> {
             Which::Current => {
                 let Some(current) = self.current.take() else { return };
                 self.roll_wanted = true;
-                self.sweep = Sweep::Due;
+                if self.sweep != Sweep::WaitsForOld {
+                    self.sweep = Sweep::Due;
+                }
                 if let Some((_, mut then)) = current.in_flight {
                     then.append(&mut self.queued_then);
                     self.queued_then = then;
                 }
             }
-            Which::Next => match self.roll {
+            Which::Next => match &mut self.roll {
                 Roll::Created | Roll::Writing { .. } | Roll::ReadingBack { .. } => self.give_up(now),
-                // The pointer's change is on its way: its outcome decides, and the ledger that ended has the whole snapshot.
-                Roll::None | Roll::Creating | Roll::Pointing { .. } | Roll::GivingUp => {}
+                // The pointer's change is on its way: its outcome decides.
+                Roll::Pointing { ended, .. } => *ended = true,
+                Roll::None | Roll::Creating | Roll::GivingUp => {}
             },
         }
     }
@@ -349,10 +371,10 @@ impl<T> StateLedger<T> {
         }
     }
 
-    /// Retired ledgers are dropped, or as many as could be; the others are tried again after the next roll.
-    pub(crate) fn swept(&mut self) {
+    /// Retired ledgers are dropped, or as many as could be; what is `left` is tried again after a while.
+    pub(crate) fn swept(&mut self, now: Mono, left: bool) {
         if self.sweep == Sweep::Running {
-            self.sweep = Sweep::Clean;
+            self.sweep = if left { Sweep::Again(now.after(SWEEP_AGAIN)) } else { Sweep::Clean };
         }
     }
 }
@@ -425,7 +447,7 @@ mod tests {
         assert!(matches!(world.actions().as_slice(), [StateAction::Append { to: Which::Current, .. }, StateAction::Sweep]));
         world.ledger.confirmed(Which::Current, 2);
         assert_eq!(world.ledger.take_done(), [3]);
-        world.ledger.swept();
+        world.ledger.swept(at(0), false);
         assert!(world.ledger.is_settled());
     }
 
@@ -460,7 +482,7 @@ mod tests {
         world.push("a", 1);
         world.roll();
         world.actions();
-        world.ledger.swept();
+        world.ledger.swept(at(0), false);
         world.ledger.take_done();
         world.push("b", 2);
         world.actions();
@@ -498,7 +520,7 @@ mod tests {
         assert_eq!(world.actions(), [StateAction::GiveUpNext]);
         world.ledger.given_up();
         assert_eq!(world.actions(), [StateAction::Sweep]);
-        world.ledger.swept();
+        world.ledger.swept(at(0), false);
         assert_eq!(world.actions(), []);
         assert_eq!(world.ledger.next_wakeup(), Some(at(1)));
         world.now = 1;
@@ -507,12 +529,78 @@ mod tests {
     }
 
     #[test]
+    fn s1_acks_are_receipted_though_the_next_ledger_ended_while_the_pointer_moved() {
+        // Its end was forgotten then: appends went to a ledger that took none, and no receipt came again.
+        for had_old in [false, true] {
+            let mut world = World::new();
+            let mut expected = vec![1];
+            world.push("a", 1);
+            if had_old {
+                world.roll();
+                world.actions();
+                world.ledger.swept(at(0), false);
+                world.ledger.roll();
+            }
+            assert_eq!(world.actions(), [StateAction::Create]);
+            world.ledger.created(at(0), true);
+            world.actions();
+            world.ledger.confirmed(Which::Next, 1);
+            world.actions();
+            world.ledger.read_back(at(0), true);
+            assert_eq!(world.actions(), [StateAction::Point]);
+            world.ledger.ended(at(0), Which::Next);
+            world.ledger.pointed(at(0), true);
+            assert_eq!(world.ledger.take_done(), expected, "the snapshot is durable, and named");
+            if had_old {
+                assert_eq!(world.actions(), [StateAction::CloseOld], "what was retired is closed before it is swept");
+                world.ledger.old_ended();
+                assert_eq!(world.actions(), [StateAction::Create]);
+            }
+            world.push("b", 2);
+            if !had_old {
+                assert_eq!(world.actions(), [StateAction::Create]);
+            }
+            world.ledger.created(at(0), true);
+            assert!(matches!(world.actions().as_slice(), [StateAction::Append { to: Which::Next, .. }]));
+            world.ledger.confirmed(Which::Next, 1);
+            world.actions();
+            world.ledger.read_back(at(0), true);
+            world.actions();
+            world.ledger.pointed(at(0), true);
+            expected = vec![2];
+            assert_eq!(world.ledger.take_done(), expected);
+        }
+    }
+
+    #[test]
+    fn c42_what_could_not_be_dropped_is_swept_again_without_another_roll() {
+        let mut world = World::new();
+        world.ledger = StateLedger::new(true, Duration::from_secs(1));
+        assert_eq!(world.actions(), [StateAction::Sweep]);
+        world.ledger.swept(at(0), true);
+        assert_eq!(world.actions(), []);
+        assert_eq!(world.ledger.next_wakeup(), Some(at(5)));
+        // A ledger can't be created while there are too many: that waits, and nothing is lost.
+        world.push("a", 1);
+        assert_eq!(world.actions(), [StateAction::Create]);
+        world.ledger.created(at(0), false);
+        world.now = 5;
+        assert_eq!(world.actions(), [StateAction::Create], "again");
+        world.ledger.created(at(5), false);
+        assert_eq!(world.actions(), [StateAction::Sweep]);
+        world.ledger.swept(at(5), false);
+        world.now = 6;
+        world.roll();
+        assert_eq!(world.ledger.take_done(), [1]);
+    }
+
+    #[test]
     fn a_ledger_that_ends_by_itself_is_replaced_by_a_snapshot() {
         let mut world = World::new();
         world.push("a", 1);
         world.roll();
         world.actions();
-        world.ledger.swept();
+        world.ledger.swept(at(0), false);
         world.ledger.take_done();
         world.push("b", 2);
         world.actions();

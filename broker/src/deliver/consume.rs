@@ -19,7 +19,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use tonic::Status;
 
 use super::membership::{Joiner, Membership, ReadDone, Spans};
-use super::outbox::{Hold, Outbox};
+use super::outbox::{Hold, Outbox, paused};
 use super::parcel::{Decoded, Format, Parcel, Step};
 use super::request;
 use super::service::Surroundings;
@@ -162,8 +162,7 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
                 Wake::Time => {
                     let now = self.around.clock.mono();
                     if work.paused_since.is_some_and(|since| now.since(since) > PAUSE.1) {
-                        let text = "this broker may not dispatch now; connect again";
-                        return End::Fault(Fault::new(FaultKind::Unavailable, "DISPATCH_PAUSED", text));
+                        return End::Fault(paused());
                     }
                     if work.full_since.is_some_and(|since| now.since(since) >= STALL) {
                         room_for_decoding = None;
@@ -191,6 +190,8 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
                     if std::mem::take(&mut work.stalled) {
                         self.membership.mailbox.suspend(false);
                     }
+                    // Room may have been long in coming, and the process may have been stopped meanwhile (C38).
+                    let may_dispatch = self.pause_is_over(work) && room_for_decoding.is_none();
                     if let Some(bytes) = self.send_next(work, may_dispatch) {
                         let budget = self.around.budget.clone();
                         room_for_decoding = Some(async move { budget.take(bytes).await }.boxed());
@@ -304,7 +305,7 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
     /// Whether messages may be sent to this subscription now (M4). Looked at before each response.
     fn pause_is_over(&self, work: &mut Work) -> bool {
         let Some(parcel) = work.parcels.front() else { return true };
-        if self.membership.partitions[&parcel.partition()].may_dispatch() {
+        if self.membership.may_dispatch(parcel.partition()) {
             work.paused_since = None;
             return true;
         }
@@ -339,6 +340,7 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
                 self.around.metrics.messages.inc_by(messages);
                 self.around.metrics.bytes.inc_by(bytes);
                 self.membership.mailbox.sent(messages);
+                let hold = hold.dispatched(&self.membership.partitions[&partition], self.membership.joiner.kind);
                 self.outbox.send(response(Response::Delivery(delivery)), hold);
             }
             Step::Undeliverable { span, producer, error, unused } => {
@@ -463,4 +465,171 @@ pub(super) fn subscribed(partitions: impl Iterator<Item = PartitionIndex>, kind:
 /// A grant that opens a stream, if there is one.
 pub(super) fn open_credit(mailbox: &Mailbox, credit: Option<Grant>) -> Result<(), Fault> {
     credit.map_or(Ok(()), |grant| mailbox.grant(grant))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use alluvium_ledger::{BookieClient, Connector, LedgerClient};
+    use alluvium_metadata::{MemoryStore, Metadata};
+    use alluvium_runtime::budget::ByteBudget;
+    use alluvium_runtime::clock::Clock;
+    use alluvium_runtime::entropy::Entropy;
+    use alluvium_runtime::tasks::Tasks;
+    use alluvium_types::batch::BatchHeader;
+    use alluvium_types::checksum::Crc32c;
+    use alluvium_types::entry::{BatchDescriptor, EntryHeader};
+    use alluvium_types::ids::{EntryId, Epoch, LedgerId, TopicId};
+    use alluvium_types::ledger::BookieId;
+    use alluvium_types::limits::Limits;
+    use alluvium_types::names::{PartitionName, TopicName};
+    use alluvium_types::time::Timestamp;
+    use tokio::sync::{mpsc, watch};
+
+    use super::*;
+    use crate::deliver::metrics::DeliverMetrics;
+    use crate::deliver::outbox::Responses;
+    use crate::subscription::{ConsumerId, Delivery};
+    use crate::topic::cache::TailCache;
+    use crate::topic::command::Command;
+    use crate::topic::handle::Parts;
+    use crate::topic::lease::DispatchLease;
+    use crate::topic::reader::Readable;
+    use crate::topic::{Bounds, LoadedEntry, PartitionReader};
+
+    /// There are no bookies.
+    struct Nowhere;
+
+    impl Connector for Nowhere {
+        fn connect(&self, _: &BookieId, _: &str) -> Arc<dyn BookieClient> {
+            unreachable!("nothing is read")
+        }
+    }
+
+    /// A stream of one partition, by a clock that is turned by hand; what its owner is told goes nowhere.
+    struct World {
+        clock: Clock,
+        mailbox: Mailbox,
+        responses: Responses<v1::SubscribeResponse>,
+        metrics: DeliverMetrics,
+        session: Option<Session<futures::stream::Pending<Result<v1::SubscribeRequest, Status>>>>,
+        _commands: mpsc::Receiver<Command>,
+    }
+
+    const LEASE: Duration = Duration::from_secs(8);
+
+    impl World {
+        async fn new() -> Self {
+            let clock = Clock::manual(Timestamp::from_millis(1 << 40));
+            let (tasks, _) = Tasks::new();
+            let store = Arc::new(MemoryStore::start(clock.clone(), &tasks));
+            let metadata = Metadata::new(store, clock.clone(), Entropy::seeded(1), tasks.clone());
+            let config = alluvium_ledger::Config::default();
+            let ledgers =
+                LedgerClient::start(&metadata, Arc::new(Nowhere), Entropy::seeded(2), tasks.clone(), Limits::default(), config)
+                    .await
+                    .expect("started");
+            let lease = DispatchLease::new(clock.clone());
+            lease.extend(clock.mono().after(LEASE));
+            let (bounds, budget) = (watch::channel(Bounds::default()).1, ByteBudget::new(1 << 20));
+            let cache = TailCache::new(0, budget.clone());
+            let readable = Readable::new(ledgers, budget.clone(), cache, Vec::new(), bounds.clone());
+            let (commands, _commands) = mpsc::channel(1024);
+            let index = PartitionIndex::new(0);
+            let handle = PartitionHandle::new(Parts {
+                name: PartitionName { topic: TopicName::parse("t/n/topic").expect("valid"), index },
+                topic_id: TopicId::new(uuid::Uuid::from_u128(1)),
+                epoch: Epoch::default(),
+                commands,
+                publishes: mpsc::channel(1).0,
+                bounds,
+                closing: watch::channel(false).1,
+                reader: PartitionReader::new(Arc::new(readable)),
+                lease,
+            });
+            let (mailbox, metrics) = (Mailbox::new(), DeliverMetrics::default());
+            let joiner = Joiner {
+                subscription: SubscriptionName::parse("s").expect("valid"),
+                kind: SubscriptionKind::Exclusive,
+                consumer: ConsumerId::new(1),
+                name: String::new(),
+                takeover: false,
+                ack_deadline: None,
+            };
+            let partitions = BTreeMap::from([(index, handle)]);
+            let membership = Membership::joined(joiner, partitions, mailbox.clone(), tasks.clone());
+            let (outbox, responses) = Outbox::new();
+            let around = Surroundings { clock: clock.clone(), tasks, budget, metrics: metrics.clone() };
+            let session = Session { around, membership, format: Format::Batches, requests: futures::stream::pending(), outbox };
+            Self { clock, mailbox, responses, metrics, session: Some(session), _commands }
+        }
+
+        /// The machine delivers a message.
+        fn deliver(&self, offset: u64) {
+            let header = BatchHeader { count: 1, ..BatchHeader::default() };
+            let batch = BatchDescriptor { header, checksum: Crc32c::EMPTY, blob_bytes: 0, producer: None };
+            let header =
+                EntryHeader { first_offset: Offset::new(offset), server_time: Timestamp::default(), batches: vec![batch] };
+            let place = (LedgerId::new(1), EntryId::new(offset));
+            let entry = LoadedEntry::decode(place, &header.encode().to_vec().into(), None).expect("sound");
+            let span = Span::new(Offset::new(offset), Offset::new(offset + 1));
+            let delivery = Delivery { entry, span, attempt: 1, taken: Grant { messages: 1, bytes: 0 } };
+            self.mailbox.slot(PartitionIndex::new(0)).post(Event::Delivery(delivery));
+        }
+
+        /// Lets the session go on until it waits.
+        async fn settle(&self) {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn c38_m4_what_waited_for_room_is_not_sent_once_the_lease_is_over() {
+        // Whether dispatching was allowed was decided before the wait for room, and the wait may be long.
+        let mut world = World::new().await;
+        let mut session = world.session.take().expect("there");
+        while session.outbox.room().now_or_never().is_some() {
+            session.outbox.send(response(Response::Receipts(v1::AckReceipts::default())), Hold::default());
+        }
+        world.deliver(0);
+        let served = tokio::spawn(async move { session.serve(&mut Work::default()).await });
+        world.settle().await;
+        world.clock.advance(LEASE);
+        while let Some(Some(queued)) = world.responses.next().now_or_never() {
+            let queued = queued.expect("no fault").response;
+            assert!(matches!(queued, Some(Response::Receipts(_))), "a delivery after the lease: {queued:?}");
+            world.settle().await;
+        }
+        assert_eq!(world.metrics.messages.get(), 0, "nothing was handed over");
+        assert!(!served.is_finished(), "the lease may come back");
+        while !served.is_finished() {
+            world.clock.advance(PAUSE.0);
+            world.settle().await;
+        }
+        let end = served.await.expect("it ended");
+        assert!(matches!(end, End::Fault(fault) if fault.reason == "DISPATCH_PAUSED"));
+    }
+
+    #[tokio::test]
+    async fn c38_m4_what_was_queued_for_the_transport_is_not_taken_once_the_lease_is_over() {
+        let mut world = World::new().await;
+        let mut session = world.session.take().expect("there");
+        world.deliver(0);
+        world.deliver(1);
+        let served = tokio::spawn(async move { session.serve(&mut Work::default()).await });
+        world.settle().await;
+        assert_eq!(world.metrics.messages.get(), 2);
+        let first = world.responses.next().await.expect("open").expect("no fault").response;
+        assert!(matches!(first, Some(Response::Delivery(_))));
+        world.clock.advance(LEASE);
+        let second = world.responses.next().await.expect("an end");
+        assert_eq!(second.expect_err("not a message").code(), tonic::Code::Unavailable);
+        assert!(world.responses.next().await.is_none());
+        world.settle().await;
+        assert!(matches!(served.await.expect("it ended"), End::Gone), "what was not acknowledged is given back");
+    }
 }

@@ -10,7 +10,7 @@ use alluvium_types::names::SubscriptionName;
 use tokio::sync::oneshot;
 
 use crate::subscription::{ConsumerId, Event, Input, JoinRequest, Mailbox, Span};
-use crate::topic::{LoadedEntry, PartitionHandle, ReadFault};
+use crate::topic::{LoadedEntry, PartitionHandle, ReadFault, SubscriptionKind};
 
 /// Partitions of a topic, opened.
 pub(super) type Partitions = BTreeMap<PartitionIndex, PartitionHandle>;
@@ -25,6 +25,8 @@ pub(super) type Spans = BTreeMap<PartitionIndex, Vec<Span>>;
 #[derive(Clone, Debug)]
 pub(super) struct Joiner {
     pub(super) subscription: SubscriptionName,
+    /// The subscription's type.
+    pub(super) kind: SubscriptionKind,
     pub(super) consumer: ConsumerId,
     /// What people call it; may be empty.
     pub(super) name: String,
@@ -61,6 +63,17 @@ impl Membership {
             answered(answer, handle).await?;
         }
         Ok(membership)
+    }
+
+    /// One that has joined already.
+    #[cfg(test)]
+    pub(super) const fn joined(joiner: Joiner, partitions: Partitions, mailbox: Mailbox, tasks: Tasks) -> Self {
+        Self { joiner, partitions, mailbox, tasks, left: true }
+    }
+
+    /// Whether messages of a partition may be handed to this consumer now (M4).
+    pub(super) fn may_dispatch(&self, partition: PartitionIndex) -> bool {
+        self.partitions[&partition].may_dispatch(self.joiner.kind)
     }
 
     /// Tells the machine of a partition something.

@@ -1,4 +1,6 @@
-//! From a session to the transport: a short queue whose items hold their bytes until the transport takes them.
+//! From a session to the transport: a short queue whose items hold their bytes until the transport takes them. What was queued
+//! while dispatching was allowed and is taken when it isn't any more, by a client that didn't read or a process that was
+//! paused, is not handed over (M4, C38): the stream ends instead.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,13 +8,12 @@ use std::sync::Arc;
 use alluvium_proto::status::to_status;
 use alluvium_runtime::budget::BytesHeld;
 use alluvium_runtime::clock::Clock;
-use alluvium_types::fault::Fault;
-use futures::{Stream, StreamExt};
+use alluvium_types::fault::{Fault, FaultKind};
+use futures::{Stream, stream};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use crate::topic::LoadedEntry;
+use crate::topic::{LoadedEntry, PartitionHandle, SubscriptionKind};
 
 /// Responses that wait for the transport. Few: what waits longer stays where credit and budgets bound it.
 const QUEUED_MAX: usize = 4;
@@ -22,6 +23,8 @@ const LAST_WORD: std::time::Duration = std::time::Duration::from_secs(1);
 /// What a response holds of the process's memory, until it is encoded (Q6).
 #[derive(Debug, Default)]
 pub(super) struct Hold {
+    /// Handed over only while messages of this partition may be, to subscriptions of this kind.
+    dispatched: Option<(PartitionHandle, SubscriptionKind)>,
     _entry: Option<LoadedEntry>,
     _inflated: Option<Arc<BytesHeld>>,
 }
@@ -29,13 +32,27 @@ pub(super) struct Hold {
 impl Hold {
     /// Of an entry whose bytes are sent.
     pub(super) fn entry(entry: &LoadedEntry) -> Self {
-        Self { _entry: Some(entry.clone()), _inflated: None }
+        Self { _entry: Some(entry.clone()), ..Self::default() }
     }
 
     /// Of decoded messages.
     pub(super) fn decoded(entry: &LoadedEntry, inflated: Arc<BytesHeld>) -> Self {
-        Self { _entry: Some(entry.clone()), _inflated: Some(inflated) }
+        Self { _entry: Some(entry.clone()), _inflated: Some(inflated), ..Self::default() }
     }
+
+    /// The same, of messages for a subscription.
+    pub(super) fn dispatched(self, partition: &PartitionHandle, kind: SubscriptionKind) -> Self {
+        Self { dispatched: Some((partition.clone(), kind)), ..self }
+    }
+
+    fn may_go(&self) -> bool {
+        self.dispatched.as_ref().is_none_or(|(partition, kind)| partition.may_dispatch(*kind))
+    }
+}
+
+/// The broker may not dispatch, and did not for so long that its clients should look for another (M4).
+pub(super) fn paused() -> Fault {
+    Fault::new(FaultKind::Unavailable, "DISPATCH_PAUSED", "this broker may not dispatch now; connect again")
 }
 
 /// The responses of a call, as the transport wants them.
@@ -50,9 +67,13 @@ pub(super) struct Outbox<T> {
 impl<T: Send + 'static> Outbox<T> {
     /// Both ends.
     pub(super) fn new() -> (Self, Responses<T>) {
-        let (queue, items) = mpsc::channel(QUEUED_MAX);
+        let (queue, items) = mpsc::channel::<(Result<T, Status>, Hold)>(QUEUED_MAX);
         // The transport encodes an item as soon as it has it: its bytes are copied then.
-        let responses = ReceiverStream::new(items).map(|(response, _hold)| response);
+        let responses = stream::unfold(Some(items), async |items| {
+            let mut items = items?;
+            let (response, hold) = items.recv().await?;
+            if hold.may_go() { Some((response, Some(items))) } else { Some((Err(to_status(&paused())), None)) }
+        });
         (Self { queue }, Box::pin(responses))
     }
 

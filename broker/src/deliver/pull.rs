@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use alluvium_proto::v1;
 use alluvium_types::fault::{Fault, FaultKind};
-use alluvium_types::ids::Offset;
+use alluvium_types::ids::{Offset, PartitionIndex};
 use alluvium_types::time::Mono;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -12,6 +12,7 @@ use futures::{FutureExt, StreamExt};
 
 use super::consume::log_undeliverable;
 use super::membership::{Joiner, Membership, ReadDone, Spans};
+use super::outbox::paused;
 use super::parcel::{Format, Parcel, Step};
 use super::request;
 use super::service::ConsumeEdge;
@@ -38,12 +39,13 @@ pub(super) async fn pull(edge: &ConsumeEdge, request: v1::PullRequest) -> Result
     let until = edge.broker.clock().mono().after(asked.wait);
     let topic = edge.topic(&asked.topic).await?;
     let kind = asked.start.map(|_| SubscriptionKind::Shared);
-    edge.broker.subscription(&topic, &asked.subscription, kind, asked.start).await?;
+    let kind = edge.broker.subscription(&topic, &asked.subscription, kind, asked.start).await?;
     let partitions = edge.partitions(&topic, &asked.partitions).await?;
     let mailbox = Mailbox::new();
     mailbox.grant(Grant { messages: asked.messages_max, bytes: asked.bytes_max })?;
     let joiner = Joiner {
         subscription: asked.subscription,
+        kind,
         consumer: edge.new_consumer(),
         name: String::new(),
         takeover: false,
@@ -52,13 +54,30 @@ pub(super) async fn pull(edge: &ConsumeEdge, request: v1::PullRequest) -> Result
     let membership = Membership::join(joiner, partitions, mailbox, edge.broker.tasks().clone()).await?;
     let mut taken = Taken::default();
     gather(edge, &membership, &mut taken, until).await?;
+    taken.give_back_paused(|partition| membership.may_dispatch(partition));
+    let (kept, partitions) = (taken.kept.clone(), membership.partitions.clone());
     // What is answered stays with the caller until its deadline. An owner that ended in between has forgotten it: it is
     // delivered again.
     membership
         .leave(taken.kept, taken.unsent)
         .await
         .map_err(|fault| Fault::new(FaultKind::Unavailable, fault.reason, fault.message))?;
+    // Leaving may have taken long, and the process may have been stopped meanwhile (C38).
+    if kept.keys().any(|partition| !partitions[partition].may_dispatch(kind)) {
+        return Err(paused());
+    }
     Ok(v1::PullResponse { messages: taken.messages })
+}
+
+impl Taken {
+    /// What may not be dispatched any more is not answered (M4): it is for another call.
+    fn give_back_paused(&mut self, may_dispatch: impl Fn(PartitionIndex) -> bool) {
+        let paused: Spans = self.kept.extract_if(.., |partition, _| !may_dispatch(*partition)).collect();
+        self.messages.retain(|message| !paused.contains_key(&PartitionIndex::new(message.partition)));
+        for (partition, spans) in paused {
+            self.unsent.entry(partition).or_default().extend(spans);
+        }
+    }
 }
 
 async fn gather(edge: &ConsumeEdge, membership: &Membership, taken: &mut Taken, until: Mono) -> Result<(), Fault> {
@@ -128,7 +147,7 @@ async fn open(edge: &ConsumeEdge, membership: &Membership, taken: &mut Taken, mu
     let (partition, mailbox) = (parcel.partition(), &membership.mailbox);
     let handle = &membership.partitions[&partition];
     loop {
-        let may_dispatch = handle.may_dispatch();
+        let may_dispatch = membership.may_dispatch(partition);
         let mut step = if may_dispatch { parcel.next(|bytes| mailbox.take_more(bytes)) } else { Step::NeedsCredit };
         if let Step::NeedsRoom(bytes) = step {
             let held = edge.broker.delivery_budget().take(bytes).await;
@@ -169,5 +188,23 @@ async fn open(edge: &ConsumeEdge, membership: &Membership, taken: &mut Taken, mu
             }
             Step::NeedsRoom(_) => unreachable!("there is room now"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c38_m4_a_pull_answers_nothing_that_may_not_be_dispatched_any_more() {
+        let span = |first| Span::new(Offset::new(first), Offset::new(first + 1));
+        let message = |partition| v1::PulledMessage { partition, message: None };
+        let mut taken = Taken { messages: vec![message(0), message(1), message(0)], ..Taken::default() };
+        let (zero, one) = (PartitionIndex::new(0), PartitionIndex::new(1));
+        taken.kept = Spans::from([(zero, vec![span(3), span(5)]), (one, vec![span(7)])]);
+        taken.give_back_paused(|partition| partition == one);
+        assert_eq!(taken.messages, [message(1)]);
+        assert_eq!(taken.kept, Spans::from([(one, vec![span(7)])]));
+        assert_eq!(taken.unsent, Spans::from([(zero, vec![span(3), span(5)])]));
     }
 }

@@ -102,6 +102,7 @@ impl ConsumeEdge {
         let opened = consume::subscribed(partitions.keys().copied(), kind);
         let joiner = Joiner {
             subscription: open.subscription,
+            kind,
             consumer: self.new_consumer(),
             name: open.consumer,
             takeover: open.takeover,

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::bounds::Bounds;
 use super::command::{Command, PublishCommand};
+use super::hosted::SubscriptionKind;
 use super::lease::DispatchLease;
 use super::reader::PartitionReader;
 use crate::broker::StartAt;
@@ -83,9 +84,9 @@ impl PartitionHandle {
         })
     }
 
-    /// Whether messages may be handed to subscriptions now (M4): asked before every delivery, by whoever sends it.
-    pub fn may_dispatch(&self) -> bool {
-        self.0.lease.may_dispatch()
+    /// Whether messages may be handed to subscriptions of this kind now (M4): asked before every delivery, by whoever sends it.
+    pub fn may_dispatch(&self, kind: SubscriptionKind) -> bool {
+        self.0.lease.may_dispatch(kind)
     }
 
     /// Whether the owner task has ended.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use alluvium_metadata::subscriptions::SubscriptionKind;
 use alluvium_runtime::clock::Clock;
 use alluvium_types::time::Mono;
 
@@ -55,9 +56,14 @@ impl DispatchLease {
         self.until.store(0, Ordering::Release);
     }
 
-    /// Whether dispatching is allowed now.
-    pub(crate) fn may_dispatch(&self) -> bool {
-        !self.waits.load(Ordering::Acquire) && self.clock.mono() < self.until()
+    /// Whether dispatching to a subscription of this kind is allowed now. Only one that promises order waits for the former
+    /// owner: its late deliveries are duplicates to a shared one, and their acks are refused.
+    pub(crate) fn may_dispatch(&self, kind: SubscriptionKind) -> bool {
+        let waits = match kind {
+            SubscriptionKind::Exclusive => self.waits.load(Ordering::Acquire),
+            SubscriptionKind::Shared => false,
+        };
+        !waits && self.clock.mono() < self.until()
     }
 }
 
@@ -65,22 +71,23 @@ impl DispatchLease {
 mod tests {
     use alluvium_types::time::Timestamp;
 
+    use super::SubscriptionKind::{Exclusive, Shared};
     use super::*;
 
     #[test]
     fn m4_dispatching_stops_by_the_monotonic_clock_alone() {
         let clock = Clock::manual(Timestamp::from_millis(1 << 40));
         let lease = DispatchLease::new(clock.clone());
-        assert!(!lease.may_dispatch());
+        assert!(!lease.may_dispatch(Exclusive));
         let sent = clock.mono();
         lease.extend(sent.after(Duration::from_secs(8)));
         clock.set_wall(Timestamp::default());
         clock.advance(Duration::from_secs(7));
-        assert!(lease.may_dispatch());
+        assert!(lease.may_dispatch(Exclusive));
         lease.extend(sent.after(Duration::from_secs(5)));
-        assert!(lease.may_dispatch(), "a late answer to an early keep-alive takes nothing away");
+        assert!(lease.may_dispatch(Exclusive), "a late answer to an early keep-alive takes nothing away");
         clock.advance(Duration::from_secs(1));
-        assert!(!lease.may_dispatch());
+        assert!(!lease.may_dispatch(Exclusive));
     }
 
     #[test]
@@ -89,10 +96,11 @@ mod tests {
         let lease = DispatchLease::new(clock.clone());
         lease.extend(clock.mono().after(Duration::from_secs(8)));
         let partition = lease.after_former();
-        assert!(lease.may_dispatch() && !partition.may_dispatch());
+        assert!(lease.may_dispatch(Exclusive) && !partition.may_dispatch(Exclusive));
+        assert!(partition.may_dispatch(Shared), "nothing but order is waited for");
         partition.former_is_gone();
-        assert!(partition.may_dispatch());
+        assert!(partition.may_dispatch(Exclusive));
         lease.end();
-        assert!(!partition.may_dispatch());
+        assert!(!partition.may_dispatch(Exclusive) && !partition.may_dispatch(Shared));
     }
 }

@@ -28,6 +28,12 @@ impl BytesHeld {
     pub fn join(&mut self, other: Self) {
         self.0.merge(other.0);
     }
+
+    /// Holds no more than `bytes` from now on; the rest goes back. Never holds more than before.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let surplus = self.0.num_permits().saturating_sub(bytes.div_ceil(UNIT_BYTES));
+        drop(self.0.split(surplus));
+    }
 }
 
 impl ByteBudget {
@@ -75,6 +81,13 @@ mod tests {
         assert_eq!(budget.held(), budget.total());
         assert!(budget.try_take(1).is_none());
         drop(giant);
+        assert_eq!(budget.held(), 0);
+        let mut held = budget.try_take(10_000).expect("free");
+        held.shrink_to(1000);
+        assert_eq!(budget.held(), 1024);
+        held.shrink_to(5000);
+        assert_eq!(budget.held(), 1024, "it never grows");
+        drop(held);
         assert_eq!(budget.held(), 0);
     }
 }

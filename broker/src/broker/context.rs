@@ -18,6 +18,7 @@ use alluvium_types::names::BrokerName;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::topic::cache::Tails;
 use crate::topic::lease::DispatchLease;
 
 /// The surroundings of a broker's parts.
@@ -38,7 +39,7 @@ pub(crate) struct Context {
     /// Messages on their way in.
     pub(crate) publish_budget: ByteBudget,
     /// The newest entries, for readers.
-    pub(crate) cache_budget: ByteBudget,
+    pub(crate) tails: Tails,
     /// Older entries on their way to readers.
     pub(crate) read_budget: ByteBudget,
     /// Decoded messages on their way to consumers.

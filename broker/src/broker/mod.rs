@@ -38,6 +38,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::topic::command::Command;
 use crate::topic::lease::DispatchLease;
+use crate::topic::cache::Tails;
 use crate::topic::{Bounds, PartitionHandle};
 
 /// How long a topic's record is believed without looking again. What is decided by it compares it.
@@ -150,7 +151,7 @@ impl Broker {
             default_policies: config.default_policies(),
             lease: DispatchLease::new(clock.clone()),
             publish_budget: ByteBudget::new(config.publish_bytes_max),
-            cache_budget: ByteBudget::new(config.cache_bytes_max),
+            tails: Tails::new(ByteBudget::new(config.cache_bytes_max)),
             read_budget: ByteBudget::new(config.read_bytes_max),
             delivery_budget: ByteBudget::new(config.delivery_bytes_max),
             session_tasks: tasks.part(),

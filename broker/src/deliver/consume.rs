@@ -492,7 +492,7 @@ mod tests {
     use crate::deliver::metrics::DeliverMetrics;
     use crate::deliver::outbox::Responses;
     use crate::subscription::{ConsumerId, Delivery};
-    use crate::topic::cache::TailCache;
+    use crate::topic::cache::{TailCache, Tails};
     use crate::topic::command::Command;
     use crate::topic::handle::Parts;
     use crate::topic::lease::DispatchLease;
@@ -534,8 +534,8 @@ mod tests {
             let lease = DispatchLease::new(clock.clone());
             lease.extend(clock.mono().after(LEASE));
             let (bounds, budget) = (watch::channel(Bounds::default()).1, ByteBudget::new(1 << 20));
-            let cache = TailCache::new(0, budget.clone());
-            let readable = Readable::new(ledgers, budget.clone(), cache, Vec::new(), bounds.clone());
+            let cache = TailCache::new(0, Tails::new(budget.clone()));
+            let readable = Readable::new(ledgers, (budget.clone(), 1), cache, Vec::new(), bounds.clone());
             let (commands, _commands) = mpsc::channel(1024);
             let index = PartitionIndex::new(0);
             let handle = PartitionHandle::new(Parts {

@@ -8,9 +8,9 @@ use alluvium_ledger::LedgerClient;
 use alluvium_ledger::client::LedgerWriter;
 use alluvium_ledger::reader::{ReadFailure, ReadRange};
 use alluvium_metadata::segments::SegmentNumber;
-use alluvium_runtime::budget::ByteBudget;
+use alluvium_runtime::budget::{ByteBudget, BytesHeld};
 use alluvium_types::bookie::{FindKey, StoredEntry};
-use alluvium_types::entry::EntryRange;
+use alluvium_types::entry::{EntryHeader, EntryRange};
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::{EntryId, LedgerId, Offset};
 use alluvium_types::ledger::{LedgerMetadata, LedgerState};
@@ -132,7 +132,9 @@ impl ReadableSegment {
 pub(crate) struct Readable {
     pub(crate) ledgers: LedgerClient,
     pub(crate) budget: ByteBudget,
-    pub(crate) cache: Mutex<TailCache>,
+    /// The largest entry that there may be.
+    entry_bytes_max: usize,
+    pub(crate) cache: TailCache,
     segments: Mutex<Arc<Vec<ReadableSegment>>>,
     bounds: watch::Receiver<Bounds>,
 }
@@ -150,12 +152,12 @@ impl fmt::Debug for PartitionReader {
 impl Readable {
     pub(crate) fn new(
         ledgers: LedgerClient,
-        budget: ByteBudget,
+        (budget, entry_bytes_max): (ByteBudget, usize),
         cache: TailCache,
         segments: Vec<ReadableSegment>,
         bounds: watch::Receiver<Bounds>,
     ) -> Self {
-        Self { ledgers, budget, cache: Mutex::new(cache), segments: Mutex::new(Arc::new(segments)), bounds }
+        Self { ledgers, budget, entry_bytes_max, cache, segments: Mutex::new(Arc::new(segments)), bounds }
     }
 
     /// A segment is begun, or sealed.
@@ -214,7 +216,7 @@ impl PartitionReader {
             if from >= bounds.end {
                 return Ok(Vec::new());
             }
-            let cached = self.0.cache.lock().read(from, bytes_max);
+            let cached = self.0.cache.read(from, bytes_max);
             if !cached.is_empty() {
                 return Ok(cached);
             }
@@ -299,23 +301,32 @@ impl PartitionReader {
                 found.ok_or_else(|| unavailable("no bookie finds the offset"))?
             }
         };
-        let held = Arc::new(self.0.budget.take(bytes_max).await);
+        let mut held = self.room(bytes_max).await;
         let range = ReadRange { first, last: up_to, bytes_max: bytes_max.max(1), lac };
         let stored = match self.0.ledgers.read(&metadata, range).await {
             Ok(stored) => stored,
-            Err(failure) => return Err(self.explain(segment, &metadata, lac, (first, up_to), from, failure).await),
+            Err(failure) => {
+                drop(held);
+                return Err(self.explain(segment, &metadata, lac, (first, up_to), from, failure).await);
+            }
         };
-        let mut entries = Vec::with_capacity(stored.len());
+        let mut decoded = Vec::with_capacity(stored.len());
         for StoredEntry { entry, body, .. } in stored {
-            let place = (segment.ledger, entry);
-            let loaded = match LoadedEntry::decode(place, &body, Some(Arc::clone(&held))) {
-                Ok(loaded) => loaded,
-                Err(_) if !entries.is_empty() => break,
+            match EntryHeader::decode(&body) {
+                Ok((header, _)) => decoded.push((entry, header, body)),
+                Err(_) if !decoded.is_empty() => break,
                 Err(error) => {
+                    drop((held, body));
                     let reason = format!("ledger {} entry {entry}: {error}", segment.ledger);
                     return Err(self.lost(segment, &metadata, lac, (entry, up_to), from, reason).await);
                 }
-            };
+            }
+        }
+        held.shrink_to(decoded.iter().map(|(_, header, body)| LoadedEntry::cost_of(body.len(), header.batches.len())).sum());
+        let held = Arc::new(held);
+        let mut entries = Vec::with_capacity(decoded.len());
+        for (entry, header, body) in decoded {
+            let loaded = LoadedEntry::of_parts((segment.ledger, entry), header, &body, Some(Arc::clone(&held)));
             if loaded.first_offset() >= end {
                 break;
             }
@@ -325,6 +336,12 @@ impl PartitionReader {
             }
         }
         if entries.is_empty() { Err(unavailable("what was read lies before what was asked for")) } else { Ok(entries) }
+    }
+
+    /// Room for about `bytes_max` bytes, or for one entry however large: taken before it is read. Were it taken afterwards, all who
+    /// read could hold memory that nobody counts, or wait for each other.
+    async fn room(&self, bytes_max: usize) -> BytesHeld {
+        self.0.budget.take(bytes_max.max(self.0.entry_bytes_max)).await
     }
 
     async fn explain(
@@ -379,6 +396,7 @@ impl PartitionReader {
         entry: EntryId,
     ) -> Result<(Offset, Offset), Hitch> {
         let range = ReadRange { first: entry, last: entry, bytes_max: 1, lac };
+        let _held = self.room(1).await;
         let stored = self.0.ledgers.read(metadata, range).await.map_err(unavailable)?;
         let range = stored.first().and_then(|stored| EntryRange::of(&stored.body));
         let range = range.ok_or_else(|| unavailable(format!("ledger {} entry {entry} holds no messages", segment.ledger)))?;

@@ -115,8 +115,8 @@ impl PartitionTask {
         owner.configure(now, &subscriptions);
         let bounds_now = owner.bounds();
         let (bounds, bounds_rx) = watch::channel(bounds_now);
-        let cache = TailCache::new(context.config.cache_partition_bytes_max, context.cache_budget.clone());
-        let (ledgers, budget) = (context.ledgers.clone(), context.read_budget.clone());
+        let cache = TailCache::new(context.config.cache_partition_bytes_max, context.tails.clone());
+        let (ledgers, budget) = (context.ledgers.clone(), (context.read_budget.clone(), context.limits.entry_bytes_max()));
         let readable = Arc::new(Readable::new(ledgers, budget, cache, readable_segments, bounds_rx.clone()));
         let data =
             DataLedgers::new(Arc::clone(&context), claim.clone(), Arc::clone(&readable), replication, segments, predecessor);
@@ -302,15 +302,12 @@ impl PartitionTask {
 
     fn show(&self, visible: Vec<Visible>, bounds: Bounds) {
         if let Some(ledger) = self.data.current_ledger() {
-            let mut cache = self.readable.cache.lock();
             for Visible { entry, header, body } in visible {
                 self.context.metrics.confirmed_entries.inc();
                 self.context.metrics.confirmed_bytes.inc_by(body.len() as u64);
-                match cache.make_room(LoadedEntry::cost_of(body.len(), header.batches.len())) {
-                    Some(held) => cache.push(LoadedEntry::of_parts((ledger, entry), header, &body, Some(Arc::new(held)))),
-                    // What can't be kept would leave a gap.
-                    None => cache.clear(),
-                }
+                let cost = LoadedEntry::cost_of(body.len(), header.batches.len());
+                let load = |held| LoadedEntry::of_parts((ledger, entry), header, &body, Some(Arc::new(held)));
+                self.readable.cache.push(cost, load);
             }
         }
         self.bounds.send_if_modified(|known| std::mem::replace(known, bounds) != bounds);

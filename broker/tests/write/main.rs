@@ -3,5 +3,6 @@
 mod bookie;
 mod cluster;
 mod publishing;
+mod reading;
 mod retention;
 mod takeover;

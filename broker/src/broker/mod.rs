@@ -32,17 +32,21 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 pub(crate) use context::{Context, Session};
+pub(crate) use partitions::specs_of;
 use partitions::{Opener, Partitions};
+pub use subscriptions::SubscriptionInfo;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::topic::cache::Tails;
 use crate::topic::command::Command;
 use crate::topic::lease::DispatchLease;
-use crate::topic::cache::Tails;
 use crate::topic::{Bounds, PartitionHandle};
 
 /// How long a topic's record is believed without looking again. What is decided by it compares it.
 const TOPIC_BELIEVED: Duration = Duration::from_secs(5);
+/// How long a partition may take to know which subscriptions there are.
+const CONFIGURE_PATIENCE: Duration = Duration::from_secs(10);
 /// How many topics' records are kept.
 const TOPICS_MAX: usize = 4096;
 
@@ -56,8 +60,6 @@ struct Inner {
     topics: Mutex<HashMap<TopicName, (TopicInfo, Mono)>>,
     bookies: watch::Receiver<Live<BookieName, LiveBookie>>,
     brokers: watch::Receiver<Live<BrokerName, alluvium_metadata::brokers::Broker>>,
-    /// One creation of a subscription at a time, so that a partition that is opened meanwhile hears of it.
-    creating: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Broker {
@@ -174,14 +176,7 @@ impl Broker {
         let session = registration::register(&context, &address, if_registered).await.map_err(StartError::Register)?;
         let (session_tx, session) = watch::channel(session);
         let opener = Opener { context: Arc::clone(&context), partitions: Arc::new(Partitions::default()), session };
-        let inner = Inner {
-            context: Arc::clone(&context),
-            opener,
-            topics: Mutex::default(),
-            bookies: bookies.clone(),
-            brokers,
-            creating: tokio::sync::Mutex::new(()),
-        };
+        let inner = Inner { context: Arc::clone(&context), opener, topics: Mutex::default(), bookies: bookies.clone(), brokers };
         let broker = Self(Arc::new(inner));
         let keeper = registration::keep(Arc::clone(&context), address, session_tx);
         context.own_tasks.spawn("broker-session", OnFailure::ShutDown, async move {
@@ -336,6 +331,7 @@ impl Broker {
         self.0.topics.lock().remove(topic);
         let Ok(info) = self.topic_now(topic).await else { return };
         let policy = partitions::policy_of(self.context(), topic).await;
+        self.0.opener.partitions.subscriptions_changed(info.id);
         for handle in self.0.opener.partitions.of_topic(Some(info.id)).await {
             if let Ok(Some((policy, replication))) = policy {
                 let _ = handle.commands().send(Command::Policy(policy, replication)).await;
@@ -346,16 +342,20 @@ impl Broker {
         }
     }
 
-    /// Tells a partition which subscriptions exist now, and waits until it knows.
-    async fn configure(&self, handle: &PartitionHandle) -> Result<(), ReadError> {
-        let id = PartitionId { topic: handle.topic_id(), index: handle.name().index };
-        let specs = partitions::specs_of(self.context(), id).await?;
-        let (done, known) = oneshot::channel();
-        if handle.commands().send(Command::Configure(specs, done)).await.is_ok() {
+    /// Tells a partition that its subscriptions changed, and waits until it knows them.
+    async fn configure(&self, handle: &PartitionHandle) -> Result<(), Fault> {
+        let told = async {
+            let (done, known) = oneshot::channel();
             // One that is over knows when it is opened again.
-            let _ = known.await;
-        }
-        Ok(())
+            if handle.commands().send(Command::Configure(done)).await.is_err() {
+                return Ok(());
+            }
+            known.await.unwrap_or(Ok(())).map_err(unreadable)
+        };
+        self.clock().timeout(CONFIGURE_PATIENCE, told).await.unwrap_or_else(|_| {
+            let text = format!("partition {} does not know yet which subscriptions there are; try again", handle.name());
+            Err(Fault::new(FaultKind::Unavailable, "PARTITION_UNAVAILABLE", text))
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use alluvium_metadata::PartitionId;
@@ -42,13 +43,17 @@ enum Place {
 
 /// All partitions of this broker.
 #[derive(Default)]
-pub(super) struct Partitions(Mutex<HashMap<PartitionId, Place>>);
+pub(super) struct Partitions {
+    places: Mutex<HashMap<PartitionId, Place>>,
+    /// How often a topic's subscriptions changed here. A partition that is opened meanwhile looks again.
+    changes: AtomicU64,
+}
 
 impl Partitions {
     /// The handles of the partitions that are open; those that are being opened are waited for.
     pub(super) async fn of_topic(&self, topic: Option<TopicId>) -> Vec<PartitionHandle> {
         let places: Vec<Place> = {
-            let places = self.0.lock();
+            let places = self.places.lock();
             places.iter().filter(|(id, _)| topic.is_none_or(|topic| id.topic == topic)).map(|(_, place)| place.clone()).collect()
         };
         let mut handles = Vec::with_capacity(places.len());
@@ -68,9 +73,20 @@ impl Partitions {
         handles
     }
 
+    /// The subscriptions of a topic changed. Partitions that are open are to be told; those that are being opened find out.
+    pub(super) fn subscriptions_changed(&self, topic: TopicId) -> Vec<PartitionHandle> {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        let places = self.places.lock();
+        let open = places.iter().filter(|(id, _)| id.topic == topic).filter_map(|(_, place)| match place {
+            Place::Open(handle) if !handle.is_over() => Some(handle.clone()),
+            Place::Open(_) | Place::Opening(_) => None,
+        });
+        open.collect()
+    }
+
     /// The handle of a partition that is open.
     pub(super) fn loaded(&self, id: PartitionId) -> Option<PartitionHandle> {
-        match self.0.lock().get(&id) {
+        match self.places.lock().get(&id) {
             Some(Place::Open(handle)) if !handle.is_over() => Some(handle.clone()),
             _ => None,
         }
@@ -78,7 +94,7 @@ impl Partitions {
 
     /// Whether the partition is open or being opened.
     pub(super) fn has(&self, id: PartitionId) -> bool {
-        match self.0.lock().get(&id) {
+        match self.places.lock().get(&id) {
             Some(Place::Open(handle)) => !handle.is_over(),
             Some(Place::Opening(_)) => true,
             None => false,
@@ -128,7 +144,7 @@ impl Opener {
 
     /// What there is of the partition; begins to open it if there is nothing.
     fn place(&self, id: PartitionId, topic: &TopicInfo, name: &PartitionName) -> Place {
-        let mut places = self.partitions.0.lock();
+        let mut places = self.partitions.places.lock();
         match places.get(&id) {
             Some(Place::Open(handle)) if handle.is_over() => {}
             Some(place) => return place.clone(),
@@ -155,7 +171,7 @@ impl Opener {
 
     /// Takes a partition that is over out of the map.
     fn forget(&self, id: PartitionId) {
-        let mut places = self.partitions.0.lock();
+        let mut places = self.partitions.places.lock();
         match places.get(&id) {
             Some(Place::Open(handle)) if !handle.is_over() => {}
             Some(Place::Opening(opening)) if opening.borrow().is_none() && opening.has_changed().is_ok() => {}
@@ -172,17 +188,22 @@ impl Opener {
         name: &PartitionName,
         done: watch::Sender<Option<Result<PartitionHandle, Fault>>>,
     ) -> Option<PartitionTask> {
+        let changes = self.partitions.changes.load(Ordering::Acquire);
         match self.try_open(id, topic, name).await {
-            Ok((handle, task)) => {
+            Ok((handle, mut task)) => {
                 self.context.metrics.takeovers.inc();
-                self.partitions.0.lock().insert(id, Place::Open(handle.clone()));
+                self.partitions.places.lock().insert(id, Place::Open(handle.clone()));
+                // Who changed them before it was there to be told has counted before.
+                if self.partitions.changes.load(Ordering::Acquire) != changes {
+                    task.subscriptions_changed();
+                }
                 done.send_replace(Some(Ok(handle)));
                 Some(task)
             }
             Err(error) => {
                 self.context.metrics.failed_takeovers.inc();
                 tracing::warn!(partition = %name, error = chain(&error), "a partition could not be taken over");
-                self.partitions.0.lock().remove(&id);
+                self.partitions.places.lock().remove(&id);
                 done.send_replace(Some(Err(error.to_fault(name))));
                 None
             }
@@ -263,7 +284,7 @@ async fn effective(
 }
 
 /// The subscriptions of a partition's topic, as metadata knows them (M6).
-pub(super) async fn specs_of(context: &Context, partition: PartitionId) -> Result<Vec<SubscriptionSpec>, ReadError> {
+pub(crate) async fn specs_of(context: &Context, partition: PartitionId) -> Result<Vec<SubscriptionSpec>, ReadError> {
     let mut specs = Vec::new();
     let mut after = None;
     loop {

@@ -1,74 +1,103 @@
-//! Subscriptions come into being: their record in metadata first, then every loaded partition is told.
+//! Subscriptions come into being: their record in metadata first, by one compare-and-set, then every loaded partition is told.
+//!
+//! Nothing orders creations but metadata: whoever comes second finds the record. Who uses a subscription makes sure that its
+//! partition knows it ([`Broker::acquaint`]), whoever created it, and however far that has come.
+
+use std::time::Duration;
 
 use alluvium_metadata::{PartitionId, UpdateError};
 use alluvium_types::fault::{Fault, FaultKind};
-use alluvium_types::ids::{Offset, PartitionIndex};
+use alluvium_types::ids::{Offset, PartitionIndex, Revision};
 use alluvium_types::names::SubscriptionName;
+use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{Broker, StartAt, TopicInfo, unchanged, unreadable};
-use crate::topic::SubscriptionKind;
+use crate::topic::{PartitionHandle, SubscriptionKind};
+
+/// How long it may take to find out where a new subscription begins.
+const STARTS_PATIENCE: Duration = Duration::from_secs(30);
+/// How many partitions are asked for that at a time.
+const STARTS_AT_ONCE: usize = 16;
+
+/// A subscription that exists.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SubscriptionInfo {
+    /// Its name.
+    pub name: SubscriptionName,
+    /// Its type.
+    pub kind: SubscriptionKind,
+    /// The revision that created its record.
+    id: Revision,
+}
 
 impl Broker {
     /// Makes sure that a subscription exists: the record in metadata, and its state in every loaded partition. With `create`
     /// absent, a missing one is a fault (`SUBSCRIPTION_NOT_FOUND`); an existing one of another kind is a fault
-    /// (`SUBSCRIPTION_TYPE`) when `kind` is given. When this answers, an `Input` that names it is understood by every partition's
-    /// machine. A durable record; nothing per consumer.
+    /// (`SUBSCRIPTION_TYPE`) when `kind` is given. A durable record; nothing per consumer.
     pub async fn subscription(
         &self,
         topic: &TopicInfo,
         name: &SubscriptionName,
         kind: Option<SubscriptionKind>,
         create: Option<StartAt>,
-    ) -> Result<SubscriptionKind, Fault> {
-        if let Some(found) = self.subscription_kind(topic, name).await? {
-            return agreed(name, found, kind);
+    ) -> Result<SubscriptionInfo, Fault> {
+        if let Some(found) = self.find_subscription(topic, name).await? {
+            return agreed(found, kind);
         }
         let Some(start) = create else { return Err(Fault::not_found("subscription", "SUBSCRIPTION_NOT_FOUND", name)) };
-        let _one_at_a_time = self.0.creating.lock().await;
         let wanted = kind.unwrap_or(SubscriptionKind::Exclusive);
-        let starts = self.starts(topic, start).await?;
+        let starts = self.clock().timeout(STARTS_PATIENCE, self.starts(topic, start)).await.unwrap_or_else(|_| {
+            let text = format!("it is not known yet where {} ends; try again", topic.name);
+            Err(Fault::new(FaultKind::Unavailable, "PARTITION_UNAVAILABLE", text))
+        })?;
         let subscriptions = self.metadata().subscriptions();
-        match subscriptions.create((&topic.name, &topic.record), name, wanted, starts).await {
-            Ok(_) => {}
+        let created = match subscriptions.create((&topic.name, &topic.record), name, wanted, starts).await {
+            Ok(created) => SubscriptionInfo { name: name.clone(), kind: wanted, id: created.create_revision },
             Err(UpdateError::Exists { .. }) => {
-                let found = self.subscription_kind(topic, name).await?;
-                let found = found.ok_or_else(|| Fault::not_found("subscription", "SUBSCRIPTION_NOT_FOUND", name))?;
-                return agreed(name, found, kind);
+                let found = self.find_subscription(topic, name).await?;
+                return agreed(found.ok_or_else(|| Fault::not_found("subscription", "SUBSCRIPTION_NOT_FOUND", name))?, kind);
             }
             Err(UpdateError::NotFound { .. }) => return Err(Fault::not_found("topic", "TOPIC_NOT_FOUND", &topic.name)),
             Err(error) => return Err(unchanged(error)),
-        }
-        for handle in self.0.opener.partitions.of_topic(Some(topic.id)).await {
-            self.configure(&handle).await.map_err(unreadable)?;
-        }
-        Ok(wanted)
+        };
+        let open = self.0.opener.partitions.subscriptions_changed(topic.id);
+        try_join_all(open.iter().map(|handle| self.acquaint(handle, &created))).await?;
+        Ok(created)
     }
 
-    async fn subscription_kind(&self, topic: &TopicInfo, name: &SubscriptionName) -> Result<Option<SubscriptionKind>, Fault> {
+    /// Makes sure that a partition's machine understands an `Input` that names this subscription, unless it is deleted meanwhile.
+    pub async fn acquaint(&self, partition: &PartitionHandle, subscription: &SubscriptionInfo) -> Result<(), Fault> {
+        if partition.knows(&subscription.name, subscription.id) {
+            return Ok(());
+        }
+        self.configure(partition).await
+    }
+
+    async fn find_subscription(&self, topic: &TopicInfo, name: &SubscriptionName) -> Result<Option<SubscriptionInfo>, Fault> {
         let found = self.metadata().subscriptions().get(topic.id, name).await.map_err(unreadable)?;
-        Ok(found.map(|found| found.value.kind))
+        Ok(found.map(|found| SubscriptionInfo { name: name.clone(), kind: found.value.kind, id: found.create_revision }))
     }
 
     /// Where it starts in each partition. What was never used is not loaded for it.
     async fn starts(&self, topic: &TopicInfo, start: StartAt) -> Result<Vec<Offset>, Fault> {
-        let mut starts = Vec::new();
         if start == StartAt::Earliest {
-            return Ok(starts);
+            return Ok(Vec::new());
         }
-        for index in (0..topic.partitions).map(PartitionIndex::new) {
+        let found = (0..topic.partitions).map(PartitionIndex::new).map(async |index| {
             let id = PartitionId { topic: topic.id, index };
             let unused =
                 !self.0.opener.partitions.has(id) && self.metadata().segments().all(id).await.map_err(unreadable)?.is_empty();
-            starts.push(if unused { Offset::ZERO } else { self.partition(topic, index).await?.resolve(start).await? });
-        }
-        Ok(starts)
+            if unused { Ok(Offset::ZERO) } else { self.partition(topic, index).await?.resolve(start).await }
+        });
+        stream::iter(found).buffered(STARTS_AT_ONCE).try_collect().await
     }
 }
 
-fn agreed(name: &SubscriptionName, found: SubscriptionKind, wanted: Option<SubscriptionKind>) -> Result<SubscriptionKind, Fault> {
+fn agreed(found: SubscriptionInfo, wanted: Option<SubscriptionKind>) -> Result<SubscriptionInfo, Fault> {
     match wanted {
-        Some(wanted) if wanted != found => {
-            let text = format!("subscription {name} is of type {found:?}, not {wanted:?}");
+        Some(wanted) if wanted != found.kind => {
+            let text = format!("subscription {} is of type {:?}, not {wanted:?}", found.name, found.kind);
             Err(Fault::new(FaultKind::FailedPrecondition, "SUBSCRIPTION_TYPE", text))
         }
         _ => Ok(found),

@@ -469,7 +469,8 @@ pub(super) fn open_credit(mailbox: &Mailbox, credit: Option<Grant>) -> Result<()
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, HashMap};
+    use std::pin::{Pin, pin};
     use std::sync::Arc;
 
     use alluvium_ledger::{BookieClient, Connector, LedgerClient};
@@ -546,6 +547,7 @@ mod tests {
                 publishes: mpsc::channel(1).0,
                 bounds,
                 closing: watch::channel(false).1,
+                known: watch::channel(HashMap::new()).1,
                 reader: PartitionReader::new(Arc::new(readable)),
                 lease,
             });
@@ -578,13 +580,17 @@ mod tests {
             let delivery = Delivery { entry, span, attempt: 1, taken: Grant { messages: 1, bytes: 0 } };
             self.mailbox.slot(PartitionIndex::new(0)).post(Event::Delivery(delivery));
         }
+    }
 
-        /// Lets the session go on until it waits.
-        async fn settle(&self) {
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
+    /// Lets a session go on until it waits, or ends.
+    async fn settle(mut served: Pin<&mut impl Future<Output = End>>) -> Option<End> {
+        for _ in 0..10 {
+            if let Some(end) = served.as_mut().now_or_never() {
+                return Some(end);
             }
+            tokio::task::yield_now().await;
         }
+        None
     }
 
     #[tokio::test]
@@ -596,21 +602,22 @@ mod tests {
             session.outbox.send(response(Response::Receipts(v1::AckReceipts::default())), Hold::default());
         }
         world.deliver(0);
-        let served = tokio::spawn(async move { session.serve(&mut Work::default()).await });
-        world.settle().await;
+        let mut work = Work::default();
+        let mut served = pin!(session.serve(&mut work));
+        assert!(settle(served.as_mut()).await.is_none());
         world.clock.advance(LEASE);
         while let Some(Some(queued)) = world.responses.next().now_or_never() {
             let queued = queued.expect("no fault").response;
             assert!(matches!(queued, Some(Response::Receipts(_))), "a delivery after the lease: {queued:?}");
-            world.settle().await;
+            assert!(settle(served.as_mut()).await.is_none(), "the lease may come back");
         }
         assert_eq!(world.metrics.messages.get(), 0, "nothing was handed over");
-        assert!(!served.is_finished(), "the lease may come back");
-        while !served.is_finished() {
+        let end = loop {
             world.clock.advance(PAUSE.0);
-            world.settle().await;
-        }
-        let end = served.await.expect("it ended");
+            if let Some(end) = settle(served.as_mut()).await {
+                break end;
+            }
+        };
         assert!(matches!(end, End::Fault(fault) if fault.reason == "DISPATCH_PAUSED"));
     }
 
@@ -620,8 +627,9 @@ mod tests {
         let mut session = world.session.take().expect("there");
         world.deliver(0);
         world.deliver(1);
-        let served = tokio::spawn(async move { session.serve(&mut Work::default()).await });
-        world.settle().await;
+        let mut work = Work::default();
+        let mut served = pin!(session.serve(&mut work));
+        assert!(settle(served.as_mut()).await.is_none());
         assert_eq!(world.metrics.messages.get(), 2);
         let first = world.responses.next().await.expect("open").expect("no fault").response;
         assert!(matches!(first, Some(Response::Delivery(_))));
@@ -629,7 +637,6 @@ mod tests {
         let second = world.responses.next().await.expect("an end");
         assert_eq!(second.expect_err("not a message").code(), tonic::Code::Unavailable);
         assert!(world.responses.next().await.is_none());
-        world.settle().await;
-        assert!(matches!(served.await.expect("it ended"), End::Gone), "what was not acknowledged is given back");
+        assert!(matches!(settle(served.as_mut()).await, Some(End::Gone)), "what was not acknowledged is given back");
     }
 }

@@ -39,8 +39,9 @@ pub(super) async fn pull(edge: &ConsumeEdge, request: v1::PullRequest) -> Result
     let until = edge.broker.clock().mono().after(asked.wait);
     let topic = edge.topic(&asked.topic).await?;
     let kind = asked.start.map(|_| SubscriptionKind::Shared);
-    let kind = edge.broker.subscription(&topic, &asked.subscription, kind, asked.start).await?;
-    let partitions = edge.partitions(&topic, &asked.partitions).await?;
+    let subscription = edge.broker.subscription(&topic, &asked.subscription, kind, asked.start).await?;
+    let partitions = edge.partitions_of(&subscription, &topic, &asked.partitions).await?;
+    let kind = subscription.kind;
     let mailbox = Mailbox::new();
     mailbox.grant(Grant { messages: asked.messages_max, bytes: asked.bytes_max })?;
     let joiner = Joiner {

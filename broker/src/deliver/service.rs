@@ -13,6 +13,7 @@ use alluvium_runtime::tasks::{OnFailure, Tasks};
 use alluvium_types::fault::Fault;
 use alluvium_types::ids::PartitionIndex;
 use alluvium_types::names::TopicName;
+use futures::future::try_join_all;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -20,7 +21,7 @@ use super::membership::{Joiner, Membership, Partitions};
 use super::metrics::DeliverMetrics;
 use super::outbox::{Outbox, Responses};
 use super::{consume, pull, read, request, settle};
-use crate::broker::{Broker, TopicInfo};
+use crate::broker::{Broker, SubscriptionInfo, TopicInfo};
 use crate::subscription::{ConsumerId, Mailbox};
 
 /// How long a new stream may take to say what it wants.
@@ -82,6 +83,18 @@ impl ConsumeEdge {
         stream::iter(opening).buffer_unordered(OPENED_AT_ONCE).try_collect().await
     }
 
+    /// The same, of partitions that know the subscription.
+    pub(super) async fn partitions_of(
+        &self,
+        subscription: &SubscriptionInfo,
+        topic: &TopicInfo,
+        wanted: &[PartitionIndex],
+    ) -> Result<Partitions, Fault> {
+        let partitions = self.partitions(topic, wanted).await?;
+        try_join_all(partitions.values().map(|partition| self.broker.acquaint(partition, subscription))).await?;
+        Ok(partitions)
+    }
+
     /// The topic of a name.
     pub(super) async fn topic(&self, name: &TopicName) -> Result<TopicInfo, Fault> {
         self.broker.topic(name).await
@@ -97,8 +110,9 @@ impl ConsumeEdge {
         let mailbox = Mailbox::new();
         consume::open_credit(&mailbox, open.credit)?;
         let topic = self.topic(&open.topic).await?;
-        let kind = self.broker.subscription(&topic, &open.subscription, open.kind, Some(open.start)).await?;
-        let partitions = self.partitions(&topic, &open.partitions).await?;
+        let subscription = self.broker.subscription(&topic, &open.subscription, open.kind, Some(open.start)).await?;
+        let partitions = self.partitions_of(&subscription, &topic, &open.partitions).await?;
+        let kind = subscription.kind;
         let opened = consume::subscribed(partitions.keys().copied(), kind);
         let joiner = Joiner {
             subscription: open.subscription,

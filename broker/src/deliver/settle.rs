@@ -67,6 +67,7 @@ async fn find(
 ) -> Result<(SubscriptionName, Partitions), Fault> {
     let (topic, subscription) = (TopicName::parse(topic)?, SubscriptionName::parse(subscription)?);
     let topic = edge.topic(&topic).await?;
-    edge.broker.subscription(&topic, &subscription, None, None).await?;
-    Ok((subscription, edge.partitions(&topic, wanted).await?))
+    let subscription = edge.broker.subscription(&topic, &subscription, None, None).await?;
+    let partitions = edge.partitions_of(&subscription, &topic, wanted).await?;
+    Ok((subscription.name, partitions))
 }

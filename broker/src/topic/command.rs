@@ -4,10 +4,9 @@ use alluvium_types::fault::Fault;
 use alluvium_types::ids::PartitionIndex;
 use alluvium_types::names::ProducerName;
 use alluvium_types::replication::Replication;
-use tokio::sync::oneshot;
 
-use super::hosted::SubscriptionSpec;
 use super::owner::PartitionPolicy;
+use super::specs::SpecsKnown;
 use crate::publish::coalesce::Admitted;
 use crate::publish::receipt::{Answers, Ticket};
 use crate::subscription;
@@ -17,8 +16,8 @@ use crate::subscription;
 pub(crate) enum Command {
     /// To the partition's subscriptions.
     Subscriptions(subscription::Input),
-    /// The subscriptions that exist now. Answered once the machine knows.
-    Configure(Vec<SubscriptionSpec>, oneshot::Sender<()>),
+    /// The subscriptions that exist have changed: read them again. Answered once the machine knows.
+    Configure(SpecsKnown),
     /// The policies in force now.
     Policy(PartitionPolicy, Replication),
     /// Store what was taken, close, and let go.

@@ -1,10 +1,11 @@
 //! What the rest of the broker has of a partition that this broker owns.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use alluvium_types::fault::{Fault, FaultKind};
-use alluvium_types::ids::{Epoch, Offset, TopicId};
-use alluvium_types::names::PartitionName;
+use alluvium_types::ids::{Epoch, Offset, Revision, TopicId};
+use alluvium_types::names::{PartitionName, SubscriptionName};
 use tokio::sync::{mpsc, watch};
 
 use super::bounds::Bounds;
@@ -14,6 +15,9 @@ use super::lease::DispatchLease;
 use super::reader::PartitionReader;
 use crate::broker::StartAt;
 use crate::subscription;
+
+/// The subscriptions that a partition's machine knows, with the revision that created each.
+pub(crate) type KnownSubscriptions = HashMap<SubscriptionName, Revision>;
 
 /// A cheap handle to a partition's owner task. It outlives the ownership: calls then answer a retryable fault, and the caller
 /// asks [`crate::broker::Broker::partition`] anew.
@@ -29,6 +33,7 @@ pub(crate) struct Parts {
     pub(crate) publishes: mpsc::Sender<PublishCommand>,
     pub(crate) bounds: watch::Receiver<Bounds>,
     pub(crate) closing: watch::Receiver<bool>,
+    pub(crate) known: watch::Receiver<KnownSubscriptions>,
     pub(crate) reader: PartitionReader,
     pub(crate) lease: DispatchLease,
 }
@@ -115,6 +120,11 @@ impl PartitionHandle {
             Err(mpsc::error::TrySendError::Closed(())) => Ok(()),
             Err(mpsc::error::TrySendError::Full(())) => Err(input),
         }
+    }
+
+    /// Whether an input that names this subscription is understood.
+    pub(crate) fn knows(&self, name: &SubscriptionName, id: Revision) -> bool {
+        self.0.known.borrow().get(name) == Some(&id)
     }
 
     /// Whether it is being let go: it takes nothing new, and whoever wants it waits until it is over.

@@ -5,7 +5,7 @@
 //! state ledger. Reading ([`PartitionReader`]) goes past the task, through a cache of the newest entries, then to the ledgers.
 //!
 //! Read in this order: [`handle`], [`hosted`], [`reader`], `owner` with its parts `log`, `state_ledger` and `retention`; then the
-//! shells: `takeover`, `task`, `data_ledgers`, `state_ledgers`.
+//! shells: `takeover`, `task`, `specs`, `data_ledgers`, `state_ledgers`.
 
 pub mod bounds;
 pub(crate) mod cache;
@@ -20,6 +20,7 @@ pub(crate) mod owner;
 pub mod reader;
 pub(crate) mod retention;
 mod slot;
+mod specs;
 pub(crate) mod state_ledger;
 mod state_ledgers;
 mod takeover;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use alluvium_metadata::ReadError;
 use alluvium_types::ids::TopicId;
 use alluvium_types::names::PartitionName;
 use tokio::sync::{mpsc, watch};
@@ -12,12 +13,13 @@ use super::cache::TailCache;
 use super::command::{Command, PublishCommand};
 use super::data_ledgers::{DataEvent, DataLedgers};
 use super::entry::LoadedEntry;
-use super::handle::{PartitionHandle, Parts, moved};
+use super::handle::{KnownSubscriptions, PartitionHandle, Parts, moved};
 use super::hosted::{Hosted, Output, SubscriptionSpec};
 use super::lease::DispatchLease;
 use super::owner::{Lost, Owner, OwnerAction, OwnerStart, PartitionPolicy, Visible};
 use super::reader::{PartitionReader, Readable, ReadableSegment};
 use super::retention::Candidate;
+use super::specs::Specs;
 use super::state_ledgers::{StateEvent, StateLedgers};
 use super::takeover::{Found, take_over};
 use crate::broker::{Context, Session};
@@ -60,6 +62,8 @@ pub(crate) struct PartitionTask {
     readable: Arc<Readable>,
     bounds: watch::Sender<Bounds>,
     closing: watch::Sender<bool>,
+    specs: Specs,
+    known: watch::Sender<KnownSubscriptions>,
     commands: mpsc::Receiver<Command>,
     publishes: mpsc::Receiver<PublishCommand>,
     over: bool,
@@ -68,6 +72,7 @@ pub(crate) struct PartitionTask {
 enum Wake {
     Data(DataEvent),
     State(StateEvent),
+    Specs(Result<Vec<SubscriptionSpec>, ReadError>),
     Command(Command),
     Publishes,
     SessionGone,
@@ -121,6 +126,8 @@ impl PartitionTask {
         let data =
             DataLedgers::new(Arc::clone(&context), claim.clone(), Arc::clone(&readable), replication, segments, predecessor);
         let state = StateLedgers::new(Arc::clone(&context), claim.clone(), replication, pointer);
+        let specs = Specs::new(Arc::clone(&context), claim.partition());
+        let (known, known_rx) = watch::channel(known(&subscriptions));
         let (commands_tx, commands) = mpsc::channel(COMMAND_QUEUE);
         let (publishes_tx, publishes) = mpsc::channel(PUBLISH_QUEUE);
         let (closing, closing_rx) = watch::channel(false);
@@ -132,6 +139,7 @@ impl PartitionTask {
             publishes: publishes_tx,
             bounds: bounds_rx,
             closing: closing_rx,
+            known: known_rx,
             reader: PartitionReader::new(Arc::clone(&readable)),
             lease,
         };
@@ -147,11 +155,18 @@ impl PartitionTask {
             readable,
             bounds,
             closing,
+            specs,
+            known,
             commands,
             publishes,
             over: false,
         };
         Ok((PartitionHandle::new(parts), task))
+    }
+
+    /// The subscriptions that exist may have changed while it was opened.
+    pub(crate) fn subscriptions_changed(&mut self) {
+        self.specs.ask(None);
     }
 
     /// Runs until ownership is over, or let go.
@@ -191,6 +206,7 @@ impl PartitionTask {
             biased;
             event = self.data.next() => Wake::Data(event),
             event = self.state.next() => Wake::State(event),
+            specs = self.specs.next() => Wake::Specs(specs),
             Some(command) = self.commands.recv() => Wake::Command(command),
             count = self.publishes.recv_many(batches, PUBLISH_QUEUE), if takes && batches.is_empty() => {
                 if count == 0 { Wake::Time } else { Wake::Publishes }
@@ -210,6 +226,13 @@ impl PartitionTask {
                 if event.tell(now, self.owner.state()) {
                     self.lost(Lost::Fenced).await;
                 }
+            }
+            Wake::Specs(specs) => {
+                let outcome = specs.map(|specs| {
+                    self.owner.configure(now, &specs);
+                    self.known.send_replace(known(&specs));
+                });
+                self.specs.told(&outcome);
             }
             Wake::Command(command) => self.command(command).await,
             Wake::Publishes => {
@@ -256,11 +279,7 @@ impl PartitionTask {
         let now = self.context.clock.mono();
         match command {
             Command::Subscriptions(input) => self.owner.apply(now, input),
-            Command::Configure(specs, done) => {
-                self.owner.configure(now, &specs);
-                // Who asked may have gone.
-                let _ = done.send(());
-            }
+            Command::Configure(known) => self.specs.ask(Some(known)),
             Command::Policy(policy, replication) => {
                 self.owner.set_policy(now, policy);
                 self.data.set_replication(replication);
@@ -327,6 +346,10 @@ impl PartitionTask {
             Err(_) => tracing::debug!(partition = %self.name, "a partition was left as it is, in a hurry"),
         }
     }
+}
+
+fn known(specs: &[SubscriptionSpec]) -> KnownSubscriptions {
+    specs.iter().map(|spec| (spec.name.clone(), spec.id)).collect()
 }
 
 impl std::fmt::Debug for PartitionTask {

@@ -34,6 +34,8 @@ pub(crate) enum Mood {
     Slow,
     /// Adds and new ledgers of class bulk are refused.
     Full,
+    /// Nobody is answered who fences.
+    Silent,
 }
 
 #[derive(Clone)]
@@ -59,6 +61,10 @@ impl MemoryBookie {
     /// Loses an entry.
     pub(crate) fn lose(&self, ledger: LedgerId, entry: EntryId) {
         self.tables.lock().get_mut(&ledger).expect("the ledger is here").entries.remove(&entry).expect("the entry is here");
+    }
+
+    async fn speaks(&self) -> Result<(), CallError<ReadRefusal>> {
+        self.mood.subscribe().wait_for(|mood| *mood != Mood::Silent).await.map(|_| ()).map_err(|_| CallError::Lost)
     }
 
     fn with<T>(&self, ledger: LedgerId, look: impl FnOnce(&mut Table) -> T) -> T {
@@ -109,6 +115,9 @@ impl BookieClient for MemoryBookie {
     }
 
     async fn read(&self, read: ReadEntries) -> Result<ReadAnswer, CallError<ReadRefusal>> {
+        if read.fence.is_some() {
+            self.speaks().await?;
+        }
         Ok(self.with(read.ledger, |table| {
             if let Some(number) = read.fence {
                 table.fenced = table.fenced.max(Some(number));
@@ -136,6 +145,7 @@ impl BookieClient for MemoryBookie {
     }
 
     async fn fence(&self, ledger: LedgerId, number: RecoveryNumber) -> Result<FenceAnswer, CallError<ReadRefusal>> {
+        self.speaks().await?;
         Ok(self.with(ledger, |table| {
             table.fenced = table.fenced.max(Some(number));
             FenceAnswer { lac: table.lac, last: table.entries.last_key_value().map(|(entry, _)| *entry) }

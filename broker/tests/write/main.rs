@@ -5,4 +5,5 @@ mod cluster;
 mod publishing;
 mod reading;
 mod retention;
+mod subscribing;
 mod takeover;

@@ -20,7 +20,8 @@ pub struct Config {
     pub session_ttl_ms: u64,
     /// How long before that the broker stops dispatching to subscriptions by itself, in milliseconds.
     pub dispatch_margin_ms: u64,
-    /// The most bytes of messages on their way in, until the last copy has left. Past it streams are not read.
+    /// The most bytes of messages on their way in, until the last copy has left. Past it streams are not read. A quarter of it comes
+    /// on top for large messages that are being received.
     pub publish_bytes_max: usize,
     /// The most bytes of the newest entries kept for readers, over all partitions.
     pub cache_bytes_max: usize,

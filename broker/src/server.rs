@@ -15,6 +15,7 @@ use crate::admin::AdminEdge;
 use crate::broker::Broker;
 use crate::deliver::ConsumeEdge;
 use crate::publish::PublishEdge;
+use crate::publish::intake::Intake;
 
 /// The routes of the public services; what they count goes to `registry`. Health and reflection are added by whoever listens.
 pub fn routes(broker: &Broker, registry: &mut Registry) -> Routes {
@@ -26,6 +27,8 @@ pub fn routes(broker: &Broker, registry: &mut Registry) -> Routes {
     let publish = PublishServiceServer::new(PublishEdge::new(broker.clone()))
         .max_decoding_message_size(rpc_bytes_max)
         .max_encoding_message_size(rpc_bytes_max);
+    let context = broker.context();
+    let publish = Intake::new(publish, context.intake_budget.clone(), context.clock.clone());
     let admin = AdminEdge::new(broker.clone());
     Routes::new(consume)
         .add_service(publish)

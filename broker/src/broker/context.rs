@@ -36,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     pub(crate) default_policies: Policies,
     pub(crate) lease: DispatchLease,
+    /// Large requests that are being received, before their messages are counted as on their way in.
+    pub(crate) intake_budget: ByteBudget,
     /// Messages on their way in.
     pub(crate) publish_budget: ByteBudget,
     /// The newest entries, for readers.

@@ -47,6 +47,8 @@ use crate::topic::{Bounds, PartitionHandle};
 const TOPIC_BELIEVED: Duration = Duration::from_secs(5);
 /// How long a partition may take to know which subscriptions there are.
 const CONFIGURE_PATIENCE: Duration = Duration::from_secs(10);
+/// Which part of `publish_bytes_max` there is beside it for requests that are being received.
+const INTAKE_SHARE: usize = 4;
 /// How many topics' records are kept.
 const TOPICS_MAX: usize = 4096;
 
@@ -152,6 +154,7 @@ impl Broker {
         let context = Arc::new(Context {
             default_policies: config.default_policies(),
             lease: DispatchLease::new(clock.clone()),
+            intake_budget: ByteBudget::new(config.publish_bytes_max / INTAKE_SHARE),
             publish_budget: ByteBudget::new(config.publish_bytes_max),
             tails: Tails::new(ByteBudget::new(config.cache_bytes_max)),
             read_budget: ByteBudget::new(config.read_bytes_max),

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::intake::Share;
 use super::session::Session;
 use super::{admission, unary};
 use crate::broker::Broker;
@@ -41,11 +42,12 @@ impl PublishEdge {
         Self { broker, sticky: Arc::default() }
     }
 
-    async fn open<S>(&self, mut requests: S) -> Result<Responses, Fault>
+    async fn open<S>(&self, mut requests: S, share: Share) -> Result<Responses, Fault>
     where
         S: Stream<Item = Result<v1::PublishStreamRequest, Status>> + Unpin + Send + Sync + 'static,
     {
         let first = self.broker.clock().timeout(OPEN_WITHIN, requests.next()).await;
+        share.counted();
         let Ok(Some(Ok(v1::PublishStreamRequest { request: Some(Asked::Open(open)) }))) = first else {
             return Err(Fault::invalid("open", "NOT_OPENED", "the first request of a stream opens it"));
         };
@@ -61,7 +63,7 @@ impl PublishEdge {
         let (responses, rx) = mpsc::channel(QUEUED_MAX);
         let first = v1::PublishStreamResponse { response: Some(opened) };
         responses.try_send(Ok(first)).map_err(|_| Fault::new(FaultKind::Internal, "INTERNAL", "a new queue has no room"))?;
-        let session = Session { broker: self.broker.clone(), topic, opening, requests, responses };
+        let session = Session { broker: self.broker.clone(), topic, opening, requests, share, responses };
         self.broker.tasks().spawn("publish", OnFailure::Log, async move {
             session.run().await;
             Ok::<(), Fault>(())
@@ -79,6 +81,8 @@ impl PublishService for PublishEdge {
 
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
         let sticky = self.sticky.fetch_add(1, Ordering::Relaxed);
+        // The messages are here until the call is answered, and so is what they hold.
+        let _share = request.extensions().get::<Share>().cloned();
         let published = unary::publish(&self.broker, request.into_inner(), sticky).await;
         published.map(Response::new).map_err(|fault| to_status(&fault))
     }
@@ -87,6 +91,7 @@ impl PublishService for PublishEdge {
         &self,
         request: Request<Streaming<v1::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        self.open(request.into_inner()).await.map(Response::new).map_err(|fault| to_status(&fault))
+        let share = request.extensions().get::<Share>().cloned().unwrap_or_default();
+        self.open(request.into_inner(), share).await.map(Response::new).map_err(|fault| to_status(&fault))
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::admission::{self, Opening};
+use super::intake::Share;
 use super::receipt::{Answer, Answers, Claimed, Receipt, Stored, Ticket};
 use crate::broker::{Broker, TopicInfo};
 use crate::topic::PartitionHandle;
@@ -33,6 +34,8 @@ pub(super) struct Session<S> {
     pub(super) topic: TopicInfo,
     pub(super) opening: Opening,
     pub(super) requests: S,
+    /// What the message that was received last holds until it is counted.
+    pub(super) share: Share,
     pub(super) responses: mpsc::Sender<Result<v1::PublishStreamResponse, Status>>,
 }
 
@@ -87,7 +90,10 @@ where
                 }
                 request = self.requests.next(), if !full => match request {
                     None | Some(Err(_)) => return Ok(()),
-                    Some(Ok(request)) => self.take(request, partitions).await?,
+                    Some(Ok(request)) => {
+                        self.take(request, partitions).await?;
+                        self.share.counted();
+                    }
                 },
             }
         }
@@ -118,6 +124,7 @@ where
             None => Err(Fault::invalid("batch", "MISSING", "there is no batch in the request")),
             Some(batch) => {
                 let held = self.broker.publish_budget().take(batch.blob.len()).await;
+                self.share.counted();
                 admission::batch(batch, stamp, self.broker.limits(), held)
             }
         };

@@ -70,6 +70,9 @@ impl BookieClient for Local {
     }
 
     async fn read(&self, read: ReadEntries) -> Result<ReadAnswer, CallError<ReadRefusal>> {
+        // Handed over here: these are the very bytes that the broker's readers took room for before they asked, and hold for as
+        // long as their consumers do. Counted against the bookie for that long too, clients that don't read could keep it from
+        // answering anybody, a takeover among them.
         Ok(self.0.bookie.read(read).await?)
     }
 

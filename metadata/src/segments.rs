@@ -1,7 +1,5 @@
 //! A partition's segments: records of their own under the partition, changed only by its owner (M1).
 
-use std::fmt;
-
 use alluvium_proto::internal::v1 as wire;
 use alluvium_types::ids::{LedgerId, Offset};
 use alluvium_types::ledger::{LedgerMetadata, LedgerState};
@@ -20,41 +18,15 @@ const SEGMENT: &str = "the segment";
 /// How many segments go in one transaction: two compares each, and the owner's.
 const TRIM_MAX: usize = (TXN_OPS_MAX - 2) / 2;
 
-/// The place of a segment in its partition: dense, from 1.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SegmentNumber(u64);
+alluvium_types::number!(
+    /// The place of a segment in its partition: dense, from 1.
+    SegmentNumber,
+    "s"
+);
 
 impl SegmentNumber {
     /// A partition's first one.
     pub const FIRST: Self = Self(1);
-
-    /// Wraps a number.
-    pub const fn new(value: u64) -> Self {
-        Self(value)
-    }
-
-    /// The bare number.
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-
-    /// The one after this one.
-    #[must_use]
-    pub const fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
-}
-
-impl fmt::Display for SegmentNumber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
-
-impl fmt::Debug for SegmentNumber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s{}", self.0)
-    }
 }
 
 /// What is known once a segment is sealed.

@@ -1,80 +1,18 @@
 //! Where things are: files, groups, and the place of a frame in them.
 
-use std::fmt;
-
 /// What positions of frames are counted in, and what frames begin at.
 pub(crate) const UNIT_BYTES: usize = 8;
 
-/// One life of a log file. A recycled file gets a new one; no number is used twice in a data directory (C57).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FileId(u64);
-
-impl FileId {
-    /// Wraps a number that came from disk.
-    pub const fn new(value: u64) -> Self {
-        Self(value)
-    }
-
-    /// The bare number, for encoding.
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-
-    /// The one after this one.
-    #[must_use]
-    pub const fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
-}
-
-impl fmt::Display for FileId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
-
-impl fmt::Debug for FileId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "f{}", self.0)
-    }
-}
-
-/// The number of a group: rises over the whole log, through files and restarts.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct GroupNumber(u64);
-
-impl GroupNumber {
-    /// Before the first group.
-    pub const ZERO: Self = Self(0);
-
-    /// Wraps a number that came from disk.
-    pub const fn new(value: u64) -> Self {
-        Self(value)
-    }
-
-    /// The bare number, for encoding.
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-
-    /// The one after this one.
-    #[must_use]
-    pub const fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
-}
-
-impl fmt::Display for GroupNumber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
-
-impl fmt::Debug for GroupNumber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "g{}", self.0)
-    }
-}
+alluvium_types::number!(
+    /// One life of a log file. A recycled file gets a new one; no number is used twice in a data directory (C57).
+    FileId,
+    "f"
+);
+alluvium_types::number!(
+    /// The number of a group: rises over the whole log, through files and restarts. Zero is before the first.
+    GroupNumber,
+    "g"
+);
 
 /// Where the frame of an entry is: what the index keeps and a reader needs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

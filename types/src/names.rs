@@ -36,9 +36,14 @@ pub enum NameProblem {
     /// A dot at either end, or two in a row.
     #[error("a dot stands at an end of the name or beside another one")]
     BadDot,
-    /// Not `tenant/namespace/topic`.
-    #[error("expected tenant/namespace/topic, found {0} parts")]
-    Parts(usize),
+    /// Too few parts, or too many.
+    #[error("expected {expected}, found {found} part{}", if *.found == 1 { "" } else { "s" })]
+    Parts {
+        /// The parts of such a name.
+        expected: &'static str,
+        /// How many there are.
+        found: usize,
+    },
 }
 
 fn check(field: &'static str, name: &str) -> Result<(), NameError> {
@@ -140,7 +145,10 @@ impl NamespaceName {
         let parts: Vec<&str> = name.split('/').collect();
         match parts.as_slice() {
             [tenant, namespace] => Ok(Self::new(TenantName::parse(tenant)?, NamespacePart::parse(namespace)?)),
-            _ => Err(NameError { field: "namespace", problem: NameProblem::Parts(parts.len()) }),
+            _ => Err(NameError {
+                field: "namespace",
+                problem: NameProblem::Parts { expected: "tenant/namespace", found: parts.len() },
+            }),
         }
     }
 
@@ -188,7 +196,10 @@ impl TopicName {
                 namespace: NamespaceName::new(TenantName::parse(tenant)?, NamespacePart::parse(namespace)?),
                 topic: TopicPart::parse(topic)?,
             }),
-            _ => Err(NameError { field: "topic", problem: NameProblem::Parts(parts.len()) }),
+            _ => Err(NameError {
+                field: "topic",
+                problem: NameProblem::Parts { expected: "tenant/namespace/topic", found: parts.len() },
+            }),
         }
     }
 
@@ -259,7 +270,13 @@ mod tests {
     fn a_topic_has_exactly_three_parts() {
         assert_eq!(TopicName::parse("a/b/c.d").map(|t| t.to_string()), Ok("a/b/c.d".to_owned()));
         for (name, parts) in [("a", 1), ("a/b", 2), ("a/b/c/d", 4)] {
-            assert_eq!(TopicName::parse(name), Err(NameError { field: "topic", problem: NameProblem::Parts(parts) }));
+            assert_eq!(
+                TopicName::parse(name),
+                Err(NameError {
+                    field: "topic",
+                    problem: NameProblem::Parts { expected: "tenant/namespace/topic", found: parts }
+                })
+            );
         }
     }
 }

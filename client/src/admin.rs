@@ -34,13 +34,21 @@ macro_rules! call {
     }};
 }
 
+/// One short call that changes nothing.
+macro_rules! ask {
+    ($self:ident, $service:ident, $method:ident, $request:expr) => {{
+        let mut service = $service::new($self.connection.calls());
+        $self.connection.ask(service.$method($request)).await
+    }};
+}
+
 /// A list, page after page.
 macro_rules! pages {
     ($self:ident, $service:ident, $method:ident, $request:expr, $items:ident) => {{
         let mut items = Vec::new();
         let mut request = $request;
         loop {
-            let answer = call!($self, $service, $method, request.clone())?;
+            let answer = ask!($self, $service, $method, request.clone())?;
             items.extend(answer.$items);
             if answer.next_token.is_empty() {
                 return Ok(items);
@@ -72,7 +80,7 @@ impl Admin {
     /// A tenant.
     pub async fn get_tenant(&self, name: &str) -> Result<Tenant, Error> {
         let request = v1::GetTenantRequest { name: name.to_owned() };
-        present(call!(self, TenantServiceClient, get_tenant, request)?.tenant)
+        present(ask!(self, TenantServiceClient, get_tenant, request)?.tenant)
     }
 
     /// All tenants.
@@ -96,7 +104,7 @@ impl Admin {
     /// A namespace.
     pub async fn get_namespace(&self, name: &str) -> Result<Namespace, Error> {
         let request = v1::GetNamespaceRequest { name: name.to_owned() };
-        present(call!(self, NamespaceServiceClient, get_namespace, request)?.namespace)
+        present(ask!(self, NamespaceServiceClient, get_namespace, request)?.namespace)
     }
 
     /// All namespaces of a tenant.
@@ -126,7 +134,7 @@ impl Admin {
     /// A topic and its partitions.
     pub async fn get_topic(&self, name: &str) -> Result<(Topic, Vec<TopicPartition>), Error> {
         let request = v1::GetTopicRequest { name: name.to_owned() };
-        let answer = call!(self, TopicServiceClient, get_topic, request)?;
+        let answer = ask!(self, TopicServiceClient, get_topic, request)?;
         Ok((present(answer.topic)?, answer.partitions))
     }
 
@@ -168,7 +176,7 @@ impl Admin {
     /// A subscription.
     pub async fn get_subscription(&self, topic: &str, name: &str) -> Result<Subscription, Error> {
         let request = v1::GetSubscriptionRequest { topic: topic.to_owned(), name: name.to_owned() };
-        present(call!(self, SubscriptionServiceClient, get_subscription, request)?.subscription)
+        present(ask!(self, SubscriptionServiceClient, get_subscription, request)?.subscription)
     }
 
     /// All subscriptions of a topic.
@@ -186,7 +194,7 @@ impl Admin {
     /// A subscription, and its place in each partition.
     pub async fn subscription_stats(&self, topic: &str, name: &str) -> Result<(Subscription, Vec<PartitionCursor>), Error> {
         let request = v1::GetSubscriptionStatsRequest { topic: topic.to_owned(), name: name.to_owned() };
-        let answer = call!(self, SubscriptionServiceClient, get_subscription_stats, request)?;
+        let answer = ask!(self, SubscriptionServiceClient, get_subscription_stats, request)?;
         Ok((present(answer.subscription)?, answer.partitions))
     }
 
@@ -221,17 +229,17 @@ impl Admin {
 
     /// Figures of the cluster.
     pub async fn cluster(&self) -> Result<Cluster, Error> {
-        call!(self, ClusterServiceClient, get_cluster, v1::GetClusterRequest {})
+        ask!(self, ClusterServiceClient, get_cluster, v1::GetClusterRequest {})
     }
 
     /// All bookies.
     pub async fn list_bookies(&self) -> Result<Vec<Bookie>, Error> {
-        Ok(call!(self, ClusterServiceClient, list_bookies, v1::ListBookiesRequest {})?.bookies)
+        Ok(ask!(self, ClusterServiceClient, list_bookies, v1::ListBookiesRequest {})?.bookies)
     }
 
     /// A ledger.
     pub async fn get_ledger(&self, id: u64) -> Result<Ledger, Error> {
-        present(call!(self, ClusterServiceClient, get_ledger, v1::GetLedgerRequest { id })?.ledger)
+        present(ask!(self, ClusterServiceClient, get_ledger, v1::GetLedgerRequest { id })?.ledger)
     }
 
     /// All ledgers, or those that are short of copies.

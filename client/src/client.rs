@@ -43,6 +43,11 @@ impl Client {
         Self::builder(server).connect().await
     }
 
+    /// Whether this can be the address of a server. Nothing is asked there.
+    pub fn check_address(server: &str) -> Result<(), Error> {
+        crate::connection::address(server).map(|_| ())
+    }
+
     /// Connects with settings.
     pub fn builder(server: impl Into<String>) -> ClientBuilder {
         ClientBuilder { server: server.into(), within: Duration::ZERO }

@@ -1,6 +1,7 @@
 //! Connections to the server. Each producer, consumer and reader has one of its own, so that one that is slow to read holds
 //! up no other; short calls share one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use alluvium_proto::status::RemoteFault;
@@ -43,9 +44,7 @@ pub(crate) struct Connection {
 impl Connection {
     /// Agrees on a protocol version with the server, trying again until `deadline`.
     pub(crate) async fn open(server: &str, within: Duration) -> Result<Self, Error> {
-        let url = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
-        let endpoint = Endpoint::from_shared(url.clone())
-            .map_err(|error| Error::invalid("server", "INVALID_ADDRESS", format!("{url}: {error}")))?;
+        let (url, endpoint) = address(server)?;
         let endpoint = net::endpoint(endpoint);
         let (clock, entropy) = (Clock::system(), Entropy::from_os());
         let deadline = clock.mono().after(within);
@@ -89,16 +88,21 @@ impl Connection {
         self.clock.mono().after(by)
     }
 
-    /// Waits for a short call, within its time.
+    /// Waits for a short call that changes something, within its time. What was not answered in time may have taken effect.
     pub(crate) async fn call<T>(
         &self,
         call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T, Error> {
-        timed(&self.clock, CALL_TIMEOUT, call).await
+        self.ask_within(CALL_TIMEOUT, call).await.map_err(late_is_unresolved)
     }
 
-    /// Waits for a call, at most `limit`. What was not answered in time may have taken effect.
-    pub(crate) async fn call_within<T>(
+    /// Waits for a short call that changes nothing, within its time.
+    pub(crate) async fn ask<T>(&self, call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>) -> Result<T, Error> {
+        self.ask_within(CALL_TIMEOUT, call).await
+    }
+
+    /// Waits for a call that changes nothing, at most `limit`.
+    pub(crate) async fn ask_within<T>(
         &self,
         limit: Duration,
         call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
@@ -133,8 +137,48 @@ async fn timed<T>(
 ) -> Result<T, Error> {
     match clock.timeout(limit, call).await {
         Ok(answer) => Ok(answer?.into_inner()),
-        Err(_) => Err(Error::TimedOut(limit).unresolved()),
+        Err(_) => Err(Error::timed_out(limit)),
     }
+}
+
+fn late_is_unresolved(error: Error) -> Error {
+    if matches!(error, Error::TimedOut { .. }) { error.unresolved() } else { error }
+}
+
+/// An address, as a URL and as an endpoint. `HOST:PORT` is taken for `http://HOST:PORT`.
+pub(crate) fn address(server: &str) -> Result<(String, Endpoint), Error> {
+    let wrong = |why: &str| {
+        let text = format!("{server:?} is no address of a server: {why}; expected http://HOST:PORT");
+        Error::invalid("server", "INVALID_ADDRESS", text)
+    };
+    let url = match server.split_once("://") {
+        Some(("http", _)) => server.to_owned(),
+        Some((scheme, _)) => return Err(wrong(&format!("{scheme} is not spoken"))),
+        None => format!("http://{server}"),
+    };
+    let endpoint = Endpoint::from_shared(url.clone()).map_err(|_| wrong("it is no URL"))?;
+    let uri = endpoint.uri();
+    if uri.host().is_none_or(str::is_empty) {
+        return Err(wrong("it names no host"));
+    }
+    if uri.port_u16().is_none() && !server.contains("://") {
+        return Err(wrong("it names no port"));
+    }
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return Err(wrong("it has a path"));
+    }
+    Ok((url, endpoint))
+}
+
+/// Whether something answered that no server of ours says to its clients: it lacks the service, or speaks no HTTP/2.
+fn is_foreign(status: &tonic::Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    let mut speaks_otherwise = false;
+    while let Some(error) = cause {
+        speaks_otherwise |= error.to_string().contains("http2 error");
+        cause = error.source();
+    }
+    status.code() == tonic::Code::Unimplemented || speaks_otherwise
 }
 
 async fn negotiate(clock: &Clock, server: &str, endpoint: &Endpoint) -> Result<(Channel, v1::NegotiateResponse), Error> {
@@ -142,6 +186,13 @@ async fn negotiate(clock: &Clock, server: &str, endpoint: &Endpoint) -> Result<(
     let version = alluvium_proto::PROTOCOL_VERSION;
     let request =
         v1::NegotiateRequest { protocol_version_min: version, protocol_version_max: version, client: LIBRARY.to_owned() };
-    let answer = timed(clock, CALL_TIMEOUT, ConnectServiceClient::new(channel.clone()).negotiate(request)).await?;
-    Ok((channel, answer))
+    let mut service = ConnectServiceClient::new(channel.clone());
+    match clock.timeout(CALL_TIMEOUT, service.negotiate(request)).await {
+        Ok(Ok(answer)) => Ok((channel, answer.into_inner())),
+        Ok(Err(status)) if is_foreign(&status) => {
+            Err(Error::WrongServer { server: server.to_owned(), source: Arc::new(Error::from(status)) })
+        }
+        Ok(Err(status)) => Err(status.into()),
+        Err(_) => Err(Error::timed_out(CALL_TIMEOUT)),
+    }
 }

@@ -30,6 +30,14 @@ pub enum Error {
         /// What the transport said.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
+    /// Something answers there, but not as a server does to its clients. Correct the address.
+    #[error("{server} is not the clients' port of an Alluvium server")]
+    WrongServer {
+        /// Where it was looked for.
+        server: String,
+        /// What it said instead.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
     /// The server said no, and why.
     #[error(transparent)]
     Refused(#[from] RemoteFault),
@@ -94,8 +102,22 @@ pub enum Error {
         reason: String,
     },
     /// Not done within its time.
-    #[error("not done within {0:?}")]
-    TimedOut(Duration),
+    #[error("not done within {limit:?}")]
+    TimedOut {
+        /// Its time.
+        limit: Duration,
+        /// What last kept it from being done, if anything was heard of that.
+        #[source]
+        last: Option<Arc<Error>>,
+    },
+    /// What was published to or consumed from was deleted meanwhile. What has its name now is another.
+    #[error("{what} was deleted meanwhile")]
+    Deleted {
+        /// What it was.
+        what: String,
+        /// Stable and upper case.
+        reason: &'static str,
+    },
     /// The server answered something that this client does not understand.
     #[error("unexpected answer: {0}")]
     Unexpected(&'static str),
@@ -109,10 +131,12 @@ impl Error {
     /// then take effect twice, unless it is harmless to repeat.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::TimedOut(_) | Self::Behind { .. } => true,
+            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Behind { .. } => true,
             Self::Refused(fault) => transient(fault),
             Self::Unresolved { source } => source.is_retryable(),
             Self::Invalid { .. }
+            | Self::WrongServer { .. }
+            | Self::Deleted { .. }
             | Self::Forgotten { .. }
             | Self::Sequence { .. }
             | Self::Diverged { .. }
@@ -131,14 +155,24 @@ impl Error {
         }
     }
 
-    /// The stable, upper-case name of what is wrong; empty if there is none.
+    /// The stable, upper-case name of what is wrong: the server's, where it gave one.
     pub fn reason(&self) -> &str {
         match self {
-            Self::Invalid { reason, .. } => reason,
+            Self::Invalid { reason, .. } | Self::Deleted { reason, .. } => reason,
+            Self::Refused(fault) if fault.reason.is_empty() => unnamed(fault.kind),
             Self::Refused(fault) => &fault.reason,
             Self::Undeliverable { reason, .. } => reason,
-            Self::Unresolved { source } | Self::Behind { source, .. } => source.reason(),
-            _ => "",
+            Self::Unresolved { source } | Self::Behind { source, .. } | Self::TimedOut { last: Some(source), .. } => {
+                source.reason()
+            }
+            Self::TimedOut { last: None, .. } => "TIMED_OUT",
+            Self::Unreachable { .. } => "UNREACHABLE",
+            Self::WrongServer { .. } => "WRONG_SERVER",
+            Self::Forgotten { .. } => "PRODUCER_FORGOTTEN",
+            Self::Sequence { .. } => "SEQUENCE_NOT_NEXT",
+            Self::Diverged { .. } => "LOG_DIVERGED",
+            Self::Unexpected(_) => "UNEXPECTED_ANSWER",
+            Self::Closed => "CLOSED",
         }
     }
 
@@ -146,7 +180,9 @@ impl Error {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused(fault) => fault.retry_after,
-            Self::Unresolved { source } | Self::Behind { source, .. } => source.retry_after(),
+            Self::Unresolved { source } | Self::Behind { source, .. } | Self::TimedOut { last: Some(source), .. } => {
+                source.retry_after()
+            }
             _ => None,
         }
     }
@@ -156,6 +192,8 @@ impl Error {
         match self {
             Self::Refused(fault) => Some(fault.kind),
             Self::Unresolved { source } | Self::Behind { source, .. } => source.kind(),
+            // What an earlier attempt may have done was found out since, or the whole is unresolved.
+            Self::TimedOut { last: Some(source), .. } => source.kind().filter(|kind| *kind != FaultKind::OutcomeUnknown),
             _ => None,
         }
     }
@@ -166,12 +204,45 @@ impl Error {
         if self.outcome_unknown() { self } else { Self::Unresolved { source: Arc::new(self) } }
     }
 
+    /// The same, or that what it was about is gone: for streams that had been opened, where nothing is missing at first.
+    pub(crate) fn deleted(self, topic: &str, subscription: Option<&str>) -> Self {
+        match (&self, subscription) {
+            (Self::Refused(fault), _) if fault.reason == "TOPIC_NOT_FOUND" => {
+                Self::Deleted { what: format!("topic {topic}"), reason: "TOPIC_DELETED" }
+            }
+            (Self::Refused(fault), Some(name)) if fault.reason == "SUBSCRIPTION_NOT_FOUND" => {
+                Self::Deleted { what: format!("subscription {name} of {topic}"), reason: "SUBSCRIPTION_DELETED" }
+            }
+            _ => self,
+        }
+    }
+
+    pub(crate) const fn timed_out(limit: Duration) -> Self {
+        Self::TimedOut { limit, last: None }
+    }
+
     pub(crate) fn invalid(field: impl Into<String>, reason: &'static str, message: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), reason, message: message.into() }
     }
 
     pub(crate) fn unreachable(server: &str, error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Unreachable { server: server.to_owned(), source: Arc::new(error) }
+    }
+}
+
+/// What a refusal is called whose peer, or a transport in between, gave it no name.
+const fn unnamed(kind: FaultKind) -> &'static str {
+    match kind {
+        FaultKind::InvalidArgument => "INVALID_ARGUMENT",
+        FaultKind::NotFound => "NOT_FOUND",
+        FaultKind::AlreadyExists => "EXISTS",
+        FaultKind::FailedPrecondition => "FAILED_PRECONDITION",
+        FaultKind::Busy => "BUSY",
+        FaultKind::Unavailable => "UNAVAILABLE",
+        FaultKind::OutcomeUnknown => "OUTCOME_UNKNOWN",
+        FaultKind::Fenced => "ABORTED",
+        FaultKind::DataLoss => "DATA_LOSS",
+        FaultKind::Internal => "INTERNAL",
     }
 }
 
@@ -206,10 +277,27 @@ mod tests {
 
     #[test]
     fn a_lost_outcome_keeps_what_caused_it() {
-        let error = Error::TimedOut(Duration::from_secs(1)).unresolved();
+        let late = || Error::timed_out(Duration::from_secs(1));
+        let error = late().unresolved();
         assert!(error.outcome_unknown() && error.is_retryable());
-        assert!(!Error::TimedOut(Duration::from_secs(1)).outcome_unknown());
+        assert!(!late().outcome_unknown());
         let twice = error.unresolved();
-        assert!(matches!(&twice, Error::Unresolved { source } if matches!(**source, Error::TimedOut(_))));
+        assert!(matches!(&twice, Error::Unresolved { source } if matches!(**source, Error::TimedOut { .. })));
+    }
+
+    #[test]
+    fn what_took_too_long_is_named_for_what_kept_it() {
+        let full = RemoteFault {
+            kind: FaultKind::Busy,
+            reason: "STORAGE_FULL".into(),
+            message: "no room".to_owned(),
+            retry_after: Some(Duration::from_secs(5)),
+        };
+        let limit = Duration::from_secs(1);
+        let error = Error::TimedOut { limit, last: Some(Arc::new(Error::Refused(full))) };
+        assert_eq!((error.reason(), error.kind()), ("STORAGE_FULL", Some(FaultKind::Busy)));
+        assert!(!error.outcome_unknown() && error.is_retryable());
+        assert_eq!(std::error::Error::source(&error).map(ToString::to_string), Some("no room [STORAGE_FULL]".to_owned()));
+        assert_eq!(Error::timed_out(limit).reason(), "TIMED_OUT");
     }
 }

@@ -40,5 +40,5 @@ pub use client::{Client, ClientBuilder};
 pub use consumer::{Acker, Consumer, ConsumerBuilder};
 pub use error::Error;
 pub use message::{Delivery, Message, MessageId, Receipt, Start};
-pub use producer::{Guarantee, Pending, Producer, ProducerBuilder};
+pub use producer::{Guarantee, History, Pending, Producer, ProducerBuilder};
 pub use reader::{Reader, ReaderBuilder};

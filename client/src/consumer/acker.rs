@@ -129,7 +129,7 @@ impl Acker {
 
     async fn limited<F: Future>(&self, future: F) -> Result<F::Output, Error> {
         let timeout = self.shared.timeout;
-        self.shared.clock.timeout(timeout, future).await.map_err(|_| Error::TimedOut(timeout).unresolved())
+        self.shared.clock.timeout(timeout, future).await.map_err(|_| Error::timed_out(timeout).unresolved())
     }
 
     fn over(&self) -> Error {

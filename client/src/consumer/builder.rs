@@ -128,12 +128,13 @@ impl ConsumerBuilder {
             format: v1::DeliveryFormat::Batches.into(),
             credit: None,
         };
-        let settings = Settings { open, reconnect_within: self.reconnect_within };
+        let mut settings = Settings { open, reconnect_within: self.reconnect_within, created_ms: None };
         let wake = Arc::new(Notify::new());
         let (feed, inbox) = inbox(self.window, Arc::clone(&wake));
         let acks = Acks::new(self.connection.backoff());
         let shared = Arc::new(Shared::new(acks, wake, self.connection.clock.clone(), self.ack_timeout));
         let link = settings.dial(&self.connection, feed.restart()).await?;
+        settings.created_ms = settings.created(&self.connection).await?;
         let partitions = link.partitions().to_vec();
         let ended = Drive::start(self.connection, settings, Arc::clone(&shared), feed, link);
         Ok(Consumer::new(inbox, Acker::new(shared), ended, partitions))

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use alluvium_proto::v1;
 use alluvium_proto::v1::consume_service_client::ConsumeServiceClient;
+use alluvium_proto::v1::subscription_service_client::SubscriptionServiceClient;
 use alluvium_proto::v1::{subscribe_request as request, subscribe_response as response};
 use alluvium_runtime::tasks::OnFailure;
+use alluvium_types::fault::FaultKind;
 use alluvium_types::time::Mono;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -30,6 +32,8 @@ const IDLE: Duration = Duration::from_secs(3600);
 pub(super) struct Settings {
     pub(super) open: v1::SubscribeOpen,
     pub(super) reconnect_within: Duration,
+    /// When the subscription was created, by the server's clock: what tells it from a later one of its name.
+    pub(super) created_ms: Option<u64>,
 }
 
 /// A stream that stands.
@@ -47,6 +51,33 @@ impl Link {
 }
 
 impl Settings {
+    /// When the subscription was created that the stream was opened on; `None` if the server doesn't say.
+    pub(super) async fn created(&self, connection: &Connection) -> Result<Option<u64>, Error> {
+        let request = v1::GetSubscriptionRequest { topic: self.open.topic.clone(), name: self.open.subscription.clone() };
+        let mut service = SubscriptionServiceClient::new(connection.calls());
+        match connection.ask(service.get_subscription(request)).await {
+            Ok(answer) => Ok(answer.subscription.map(|subscription| subscription.created_ms)),
+            // A peer without that service; opening the stream says whatever is to be said.
+            Err(Error::Refused(fault)) if fault.kind == FaultKind::InvalidArgument => Ok(None),
+            Err(error) => Err(self.deleted(error)),
+        }
+    }
+
+    fn deleted(&self, error: Error) -> Error {
+        error.deleted(&self.open.topic, Some(&self.open.subscription))
+    }
+
+    /// Opens a stream again: on the same subscription, or not at all. A new one of that name would begin somewhere else,
+    /// perhaps on another topic of the same name.
+    async fn dial_again(&self, connection: &Connection, credit: Option<v1::Credit>) -> Result<Link, Error> {
+        let created = self.created(connection).await?;
+        if self.created_ms.is_some() && created.is_some() && created != self.created_ms {
+            let what = format!("subscription {} of {}", self.open.subscription, self.open.topic);
+            return Err(Error::Deleted { what, reason: "SUBSCRIPTION_DELETED" });
+        }
+        self.dial(connection, credit).await
+    }
+
     /// Opens a stream on a connection of its own.
     pub(super) async fn dial(&self, connection: &Connection, credit: Option<v1::Credit>) -> Result<Link, Error> {
         let mut service =
@@ -60,7 +91,7 @@ impl Settings {
             let first = answers.message().await?;
             Ok(tonic::Response::new((first, answers)))
         };
-        let (first, answers) = connection.call_within(OPEN_TIMEOUT, opening).await?;
+        let (first, answers) = connection.ask_within(OPEN_TIMEOUT, opening).await?;
         match first.map(|answer| answer.response) {
             Some(Some(response::Response::Subscribed(subscribed))) => Ok(Link { requests, answers, subscribed }),
             Some(_) => Err(Error::Unexpected("a subscribe stream that does not begin by being opened")),
@@ -112,7 +143,7 @@ impl Drive {
         let over = loop {
             let lost = match self.serve(link).await {
                 End::Left => break None,
-                End::Lost(error) => error,
+                End::Lost(error) => self.settings.deleted(error),
             };
             self.shared.state.lock().acks.on_disconnected();
             if !lost.is_retryable() {
@@ -156,7 +187,7 @@ impl Drive {
         if state.acks.is_empty() && state.nacks.is_empty() {
             return Ok(true);
         }
-        if now >= leave_at { Err(Error::TimedOut(LAST_ACKS).unresolved()) } else { Ok(false) }
+        if now >= leave_at { Err(Error::timed_out(LAST_ACKS).unresolved()) } else { Ok(false) }
     }
 
     /// What is to be sent next.
@@ -261,7 +292,7 @@ impl Drive {
             let credit = self.feed.restart().filter(|_| self.leave_at.is_none());
             let attempt = async {
                 self.connection.clock.sleep_until(delay).await;
-                self.settings.dial(&self.connection, credit).await
+                self.settings.dial_again(&self.connection, credit).await
             };
             match attempt.await {
                 Ok(link) => return Ok(Some(link)),

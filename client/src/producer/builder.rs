@@ -10,7 +10,8 @@ use alluvium_types::limits::BATCH_BYTES_TARGET;
 use alluvium_types::names::{ProducerName, TopicName};
 
 use super::drive::Drive;
-use super::handle::{Producer, Shared};
+use super::handle::{Producer, Shared, without_name};
+use super::history::History;
 use super::link::Settings;
 use super::session::Rules;
 use crate::connection::{Connection, hello};
@@ -52,6 +53,7 @@ pub struct ProducerBuilder {
     window_bytes: usize,
     timeout: Duration,
     resend_unresolved: bool,
+    stop_on_failure: bool,
 }
 
 impl ProducerBuilder {
@@ -67,6 +69,7 @@ impl ProducerBuilder {
             window_bytes: 8 << 20,
             timeout: Duration::from_secs(120),
             resend_unresolved: false,
+            stop_on_failure: false,
         }
     }
 
@@ -121,6 +124,23 @@ impl ProducerBuilder {
         self
     }
 
+    /// Once a message has failed, nothing more is sent, in any partition: what is queued fails, as does
+    /// [`Producer::queue`]. What was on its way already may be stored all the same. For an input whose messages shall be
+    /// stored up to some point and not beyond.
+    pub const fn stop_on_failure(mut self) -> Self {
+        self.stop_on_failure = true;
+        self
+    }
+
+    /// What earlier runs under this producer's name have stored; it claims the name on all partitions, as a producer does.
+    /// Fails without a name, and as [`Self::build`] does.
+    pub async fn history(&self) -> Result<History, Error> {
+        let topic = TopicName::parse(&self.topic)?;
+        let Some(name) = &self.name else { return Err(without_name()) };
+        let name = ProducerName::parse(name)?;
+        History::open(Arc::clone(&self.connection), topic.to_string(), name.to_string(), self.timeout).await
+    }
+
     /// Opens the topic. Fails if it does not exist, or if the server can't be reached now.
     pub async fn build(self) -> Result<Producer, Error> {
         let topic = TopicName::parse(&self.topic)?;
@@ -131,7 +151,13 @@ impl ProducerBuilder {
             guarantee: self.guarantee.to_wire().into(),
             producer: name.clone().unwrap_or_default(),
         };
-        let settings = Settings { open, codec: self.codec, linger: self.linger, offsets: self.guarantee != Guarantee::None };
+        let settings = Settings {
+            open,
+            codec: self.codec,
+            linger: self.linger,
+            offsets: self.guarantee != Guarantee::None,
+            stop_on_failure: self.stop_on_failure,
+        };
         let link = settings.dial(&self.connection).await?;
         let rules = Rules { name, resend_unresolved: self.resend_unresolved, timeout: self.timeout };
         let limits = link.limits();

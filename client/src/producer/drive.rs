@@ -47,6 +47,8 @@ enum End {
     Lost(Error),
     /// Nothing more can be done, or is to be done.
     Over(Error),
+    /// Something failed, and nothing may follow it.
+    Stopped(Error),
 }
 
 /// What a turn of the task came upon.
@@ -81,23 +83,29 @@ impl Drive {
         let mut link = first;
         let over = loop {
             let lost = match self.serve(link).await {
-                End::Over(error) => break error,
-                End::Lost(error) => error,
+                End::Lost(error) => error.deleted(&self.settings.open.topic, None),
+                over => break over,
             };
             self.session.on_disconnected(&lost, self.now());
-            if let Err(End::Over(error)) = self.apply() {
-                break error;
+            if let Err(over @ (End::Over(_) | End::Stopped(_))) = self.apply() {
+                break over;
             }
             if !lost.is_retryable() {
-                break lost;
+                break End::Over(lost);
             }
             tracing::debug!(topic = self.settings.open.topic, error = %lost, "publish stream lost, reconnecting");
             link = match self.reconnect().await {
                 Ok(link) => link,
-                Err(error) => break error,
+                Err(over) => break over,
             };
         };
-        self.finish(&over);
+        match over {
+            End::Over(cause) | End::Lost(cause) => self.finish(&|_| cause.clone()),
+            End::Stopped(cause) => {
+                let source = Arc::new(cause);
+                self.finish(&|partition| Error::Behind { partition, source: Arc::clone(&source) });
+            }
+        }
     }
 
     fn now(&self) -> Mono {
@@ -145,7 +153,7 @@ impl Drive {
     }
 
     /// Tries until a stream stands again; meanwhile takes commands, and gives up what takes too long.
-    async fn reconnect(&mut self) -> Result<Link, Error> {
+    async fn reconnect(&mut self) -> Result<Link, End> {
         let mut backoff = self.connection.backoff();
         loop {
             let (connection, settings) = (Arc::clone(&self.connection), self.settings.clone());
@@ -157,8 +165,8 @@ impl Drive {
             tokio::pin!(attempt);
             let dialled = loop {
                 // A stream that is gone can't be lost again.
-                if let Err(End::Over(error)) = self.housekeeping() {
-                    return Err(error);
+                if let Err(over @ (End::Over(_) | End::Stopped(_))) = self.housekeeping() {
+                    return Err(over);
                 }
                 let deadline = self.deadline();
                 let event = tokio::select! {
@@ -175,8 +183,9 @@ impl Drive {
                 Ok(link) => return Ok(link),
                 Err(error) if error.is_retryable() => {
                     tracing::debug!(topic = self.settings.open.topic, attempt = backoff.attempt(), %error, "cannot reconnect yet");
+                    self.session.on_trouble(&error);
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(End::Over(error.deleted(&self.settings.open.topic, None))),
             }
         }
     }
@@ -281,9 +290,15 @@ impl Drive {
 
     fn apply(&mut self) -> Result<(), End> {
         let mut end = Ok(());
+        let mut failed = None;
         for effect in self.session.effects() {
             match effect {
                 Effect::Told(outcome, fate) => {
+                    // It was there when this producer was made.
+                    let fate = fate.map_err(|error| error.deleted(&self.settings.open.topic, None));
+                    if let Err(error) = &fate {
+                        failed.get_or_insert_with(|| error.clone());
+                    }
                     outcome.tell(fate.map(|mut stored| {
                         stored.first_offset = stored.first_offset.filter(|_| self.settings.offsets);
                         stored
@@ -304,12 +319,18 @@ impl Drive {
                         let _ = waiter.send(Err(error.clone()));
                     }
                 }
-                Effect::Broken { partition, cause, next } => self.on_broken(partition, &cause, next),
+                Effect::Broken { partition, cause, next } => {
+                    self.on_broken(partition, &cause, next);
+                    failed.get_or_insert(cause);
+                }
                 Effect::Reconnect(error) => end = end.and(Err(End::Lost(error))),
                 Effect::Over(error) => end = Err(End::Over(error)),
             }
         }
-        end
+        match failed {
+            Some(error) if self.settings.stop_on_failure && !matches!(end, Err(End::Over(_))) => Err(End::Stopped(error)),
+            _ => end,
+        }
     }
 
     /// Fails what is queued behind what failed, so that nothing overtakes it.
@@ -322,22 +343,23 @@ impl Drive {
         };
         accumulator.set_numbering(partition, numbering);
         for outcome in accumulator.drain(partition) {
-            let late = matches!(cause, Error::TimedOut(_));
+            let late = matches!(cause, Error::TimedOut { .. });
             let error = if late { cause.clone() } else { Error::Behind { partition, source: Arc::new(cause.clone()) } };
             outcome.tell(Err(error));
         }
     }
 
-    /// Tells everybody that it is over.
-    fn finish(mut self, cause: &Error) {
-        let queued: Vec<Outcome> = {
+    /// Tells everybody that it is over; `cause` says why, for a partition.
+    fn finish(mut self, cause: &impl Fn(u32) -> Error) {
+        let queued: Vec<(u32, Outcome)> = {
             let mut state = self.shared.state.lock();
-            state.over.get_or_insert_with(|| cause.clone());
+            state.over.get_or_insert_with(|| cause(0));
             let waiting: Vec<u32> = state.accumulator.waiting().collect();
-            waiting.into_iter().flat_map(|partition| state.accumulator.drain(partition).collect::<Vec<_>>()).collect()
+            let drained = |partition| state.accumulator.drain(partition).map(move |outcome| (partition, outcome)).collect();
+            waiting.into_iter().flat_map::<Vec<_>, _>(drained).collect()
         };
-        for outcome in queued {
-            outcome.tell(Err(cause.clone()));
+        for (partition, outcome) in queued {
+            outcome.tell(Err(cause(partition)));
         }
         self.session.fail_all(cause);
         for effect in self.session.effects() {
@@ -345,8 +367,10 @@ impl Drive {
                 outcome.tell(fate);
             }
         }
-        for waiter in self.waiting.into_values().flatten() {
-            let _ = waiter.send(Err(cause.clone()));
+        for (partition, waiters) in self.waiting {
+            for waiter in waiters {
+                let _ = waiter.send(Err(cause(partition)));
+            }
         }
     }
 }

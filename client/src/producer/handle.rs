@@ -176,8 +176,7 @@ impl Producer {
     /// leaves them out.
     pub async fn last_sequence(&self, partition: u32) -> Result<Option<u64>, Error> {
         if !self.shared.named {
-            let text = "only a producer with a name numbers its messages";
-            return Err(Error::invalid("producer", "PRODUCER_WITHOUT_NAME", text));
+            return Err(without_name());
         }
         let partitions = self.partitions();
         if partition >= partitions {
@@ -204,4 +203,8 @@ impl Producer {
     fn over(&self) -> Error {
         self.shared.state.lock().over.clone().unwrap_or(Error::Closed)
     }
+}
+
+pub(super) fn without_name() -> Error {
+    Error::invalid("producer", "PRODUCER_WITHOUT_NAME", "only a producer with a name numbers its messages")
 }

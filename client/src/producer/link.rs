@@ -25,6 +25,8 @@ pub(super) struct Settings {
     pub(super) linger: Duration,
     /// Whether receipts carry offsets.
     pub(super) offsets: bool,
+    /// Whether nothing is sent any more once a message has failed.
+    pub(super) stop_on_failure: bool,
 }
 
 /// A stream that stands.
@@ -60,7 +62,7 @@ impl Settings {
             let first = answers.message().await?;
             Ok(tonic::Response::new((first, answers)))
         };
-        let (first, answers) = connection.call_within(OPEN_TIMEOUT, opening).await?;
+        let (first, answers) = connection.ask_within(OPEN_TIMEOUT, opening).await?;
         match first.map(|answer| answer.response) {
             Some(Some(response::Response::Opened(opened))) if opened.partitions > 0 => {
                 let limits = usize::try_from(opened.message_bytes_max).ok().and_then(Limits::new).unwrap_or(connection.limits);

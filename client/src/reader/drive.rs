@@ -61,7 +61,7 @@ impl Settings {
             let first = answers.message().await?;
             Ok(tonic::Response::new((first, answers)))
         };
-        let (first, answers) = connection.call_within(OPEN_TIMEOUT, opening).await?;
+        let (first, answers) = connection.ask_within(OPEN_TIMEOUT, opening).await?;
         match first.map(|answer| answer.response) {
             Some(Some(response::Response::Opened(opened))) => Ok(Link { requests, answers, opened }),
             Some(_) => Err(Error::Unexpected("a read stream that does not begin by being opened")),
@@ -101,6 +101,10 @@ impl Drive {
             };
             let lost = match self.settings.dial(&self.connection, open).await {
                 Err(error) => error,
+                Ok(link) if link.opened.partitions.iter().any(|range| self.place.is_beyond(range.end_offset)) => {
+                    let what = format!("topic {}", self.settings.open.topic);
+                    Error::Deleted { what, reason: "TOPIC_DELETED" }
+                }
                 Ok(link) => {
                     backoff.reset();
                     let lost = self.serve(link).await;
@@ -111,6 +115,7 @@ impl Drive {
                     }
                 }
             };
+            let lost = lost.deleted(&self.settings.open.topic, None);
             if !lost.is_retryable() || self.connection.clock.mono() >= give_up_at {
                 self.feed.end(Some(lost));
                 return;

@@ -28,6 +28,11 @@ impl Place {
         self.next
     }
 
+    /// Whether a partition that ends at `end` can't be the one that was read so far: offsets are never taken back.
+    pub(super) fn is_beyond(&self, end: u64) -> bool {
+        matches!(self.next, Start::Offset(next) if next > end)
+    }
+
     /// Whether there is nothing more to read.
     pub(super) fn is_done(&self) -> bool {
         match (self.next, self.end) {
@@ -74,6 +79,14 @@ mod tests {
         assert_eq!(place.start(), Start::Offset(13));
         assert!(!place.admit(12), "a stream that begins anew may repeat it");
         assert!(place.admit(14), "offsets may be missing");
+    }
+
+    #[test]
+    fn a_partition_that_ends_before_what_was_read_is_another() {
+        let mut place = Place::new(Start::Earliest, 0, 0, false);
+        assert!(place.admit(0) && place.admit(1));
+        assert!(place.is_beyond(1) && !place.is_beyond(2));
+        assert!(!Place::new(Start::TimeMs(5), 0, 0, false).is_beyond(0), "only the server knows where it begins");
     }
 
     #[test]

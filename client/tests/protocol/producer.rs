@@ -71,6 +71,40 @@ async fn without_a_name_a_lost_receipt_is_an_unknown_outcome() {
     assert_eq!(peer.payloads(0), ["once", "next"]);
 }
 
+#[tokio::test]
+async fn nothing_follows_a_message_that_failed_if_the_application_asked_for_it() {
+    let peer = Peer::start(1).await;
+    let producer = peer.client().await.producer(TOPIC).batch_bytes(1).stop_on_failure().build().await.expect("built");
+    soon(producer.send(Message::new("first"))).await.expect("stored");
+    peer.store.lock().swallow = Some(1);
+    let lost = soon(producer.queue(Message::new("lost"))).await.expect("queued");
+    assert!(soon(lost).await.expect_err("nobody can know").outcome_unknown());
+    let error = soon(producer.send(Message::new("next"))).await.expect_err("it would leave a hole");
+    assert!(matches!(error, Error::Behind { .. }) && !error.outcome_unknown(), "{error}");
+    assert!(soon(producer.close()).await.is_err());
+    assert_eq!(peer.payloads(0), ["first", "lost"]);
+}
+
+#[tokio::test]
+async fn history_knows_where_earlier_runs_have_stored_a_message() {
+    let peer = Peer::start(2).await;
+    let client = peer.client().await;
+    let builder = || client.producer(TOPIC).name("file");
+    assert_eq!(soon(builder().history()).await.expect("claimed").last_sequence(1), None);
+    let producer = builder().build().await.expect("built");
+    for n in 0..10_u32 {
+        soon(producer.send(Message::new(n.to_string()).partition(1))).await.expect("stored");
+    }
+    let mut history = soon(builder().history()).await.expect("claimed");
+    assert_eq!((history.partitions(), history.last_sequence(0), history.last_sequence(1)), (2, None, Some(9)));
+    assert_eq!(soon(history.offset(1, 7, &Message::new("7"))).await.expect("it is there"), Some(7));
+    let error = soon(history.offset(1, 10, &Message::new("10"))).await.expect_err("it is not stored");
+    assert!(matches!(error, Error::Sequence { partition: 1, expected: 10, given: 10 }), "{error}");
+    assert_eq!(peer.payloads(1).len(), 10, "what is asked about is not stored again");
+    let error = client.producer(TOPIC).history().await.expect_err("nobody's");
+    assert_eq!(error.reason(), "PRODUCER_WITHOUT_NAME");
+}
+
 /// A program that publishes a fixed input is killed somewhere and begins anew.
 #[tokio::test]
 async fn a_restarted_program_goes_on_where_the_log_ends() {

@@ -20,7 +20,7 @@ use crate::error::{Error, transient};
 use crate::producer::pending::Stored;
 
 /// Refusals that say that the batch is in the log, only not where.
-const STORED: [&str; 2] = ["DUPLICATE_TOO_OLD", "SEQUENCE_REBATCHED"];
+pub(in crate::producer) const STORED: [&str; 2] = ["DUPLICATE_TOO_OLD", "SEQUENCE_REBATCHED"];
 /// Refusals that say that the server and this client see the producer's state differently: claiming anew settles it.
 const UNSETTLED: [&str; 3] = ["SEQUENCE_GAP", "SEQUENCE_OVERLAP", "PRODUCER_UNKNOWN"];
 
@@ -93,6 +93,8 @@ struct Lane<T> {
     entries: VecDeque<Entry<T>>,
     paused_until: Option<Mono>,
     backoff: Backoff,
+    /// What kept its batches from being stored, since the last one was.
+    trouble: Option<Arc<Error>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,6 +149,7 @@ impl<T> Lane<T> {
 
     fn pause(&mut self, fault: &RemoteFault, now: Mono) {
         self.paused_until = Some(now.after(self.backoff.delay().max(fault.retry_after.unwrap_or_default())));
+        self.trouble = Some(Arc::new(Error::Refused(fault.clone())));
     }
 
     /// From `index` on, nothing counts as sent. Without `refused`, each of them may be in the log.
@@ -168,6 +171,7 @@ impl<T> Session<T> {
             entries: VecDeque::new(),
             paused_until: None,
             backoff: backoff.clone(),
+            trouble: None,
         };
         let lanes = (0..partitions).map(lane).collect();
         Self { rules, lanes, next_id: 1, turn: 0, effects: Vec::new() }
@@ -258,6 +262,7 @@ impl<T> Session<T> {
     /// The stream is gone; receipts for what was sent on it will not come.
     pub(in crate::producer) fn on_disconnected(&mut self, cause: &Error, now: Mono) {
         let keep = self.rules.name.is_some() || self.rules.resend_unresolved;
+        self.on_trouble(cause);
         for lane in &mut self.lanes {
             if self.rules.name.is_some() {
                 // A partition without unresolved batches is claimed again when it has one.
@@ -277,6 +282,18 @@ impl<T> Session<T> {
         }
     }
 
+    /// Something keeps every partition from going on.
+    pub(in crate::producer) fn on_trouble(&mut self, cause: &Error) {
+        // That this very session gave up explains nothing.
+        if matches!(cause, Error::TimedOut { .. }) {
+            return;
+        }
+        let cause = Arc::new(cause.clone());
+        for lane in &mut self.lanes {
+            lane.trouble = Some(Arc::clone(&cause));
+        }
+    }
+
     /// The answer to a claim.
     pub(in crate::producer) fn on_claimed(&mut self, claimed: v1::PublishClaimed, now: Mono) {
         let Some(lane) = self.lanes.get_mut(claimed.partition as usize) else { return };
@@ -288,6 +305,7 @@ impl<T> Session<T> {
             if transient(&fault) {
                 let delay = lane.backoff.delay().max(fault.retry_after.unwrap_or_default());
                 lane.claim = Claim::Due(now.after(delay));
+                lane.trouble = Some(Arc::new(Error::Refused(fault)));
             } else if fault.kind == FaultKind::Fenced {
                 self.effects.push(Effect::Over(Error::Refused(fault)));
             } else {
@@ -339,6 +357,7 @@ impl<T> Session<T> {
         };
         if let Some(stored) = stored {
             lane.backoff.reset();
+            lane.trouble = None;
             let entry = lane.entries.remove(index).expect("it was found there");
             self.effects.push(Effect::Told(entry.outcome, Ok(stored)));
             return;
@@ -351,6 +370,8 @@ impl<T> Session<T> {
         let lane = &mut self.lanes[partition as usize];
         let unsettled = UNSETTLED.contains(&fault.reason.as_ref());
         if fault.reason == "PRODUCER_FENCED" {
+            // Nothing of this epoch is stored here from now on.
+            lane.withdraw(index, true);
             self.effects.push(Effect::Over(Error::Refused(fault)));
         } else if unsettled || matches!(fault.kind, FaultKind::OutcomeUnknown | FaultKind::Fenced) {
             lane.pause(&fault, now);
@@ -396,7 +417,8 @@ impl<T> Session<T> {
                 continue;
             }
             while let Some(entry) = lane.entries.pop_front_if(expired) {
-                let fate = entry.fate(Error::TimedOut(self.rules.timeout));
+                let late = Error::TimedOut { limit: self.rules.timeout, last: lane.trouble.clone() };
+                let fate = entry.fate(late);
                 self.effects.push(Effect::Told(entry.outcome, fate));
             }
         }
@@ -405,18 +427,19 @@ impl<T> Session<T> {
     /// Gives up everything of a partition because something there has taken too long. Where anything was sent under a name,
     /// what the log holds has to be learnt by a new claim, on a new stream.
     pub(in crate::producer) fn expire(&mut self, partition: u32) {
-        let cause = Error::TimedOut(self.rules.timeout);
+        let last = self.lanes[partition as usize].trouble.clone();
+        let cause = Error::TimedOut { limit: self.rules.timeout, last };
         self.break_lane(partition, cause.clone(), 0, None);
         if self.rules.name.is_some() {
             self.effects.push(Effect::Reconnect(cause));
         }
     }
 
-    /// Fails everything that is unresolved, because the producer ends.
-    pub(in crate::producer) fn fail_all(&mut self, cause: &Error) {
-        for lane in &mut self.lanes {
+    /// Fails everything that is unresolved, because the producer ends; `cause` says why, for a partition.
+    pub(in crate::producer) fn fail_all(&mut self, cause: impl Fn(u32) -> Error) {
+        for (lane, partition) in self.lanes.iter_mut().zip(0..) {
             for entry in lane.entries.drain(..) {
-                let fate = entry.fate(cause.clone());
+                let fate = entry.fate(cause(partition));
                 self.effects.push(Effect::Told(entry.outcome, fate));
             }
         }

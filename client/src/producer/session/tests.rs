@@ -185,7 +185,7 @@ fn on_a_new_stream_all_that_is_unresolved_is_sent_again_in_order_once_the_claim_
     session.on_receipt(duplicate, NOW);
     assert_eq!(effects(&mut session), ["0 at 40"]);
     // What is known to be stored can't fail any more.
-    session.fail_all(&Error::Closed);
+    session.fail_all(|_| Error::Closed);
     assert_eq!(effects(&mut session), ["1 stored", "2 unknown", "3 unknown"]);
 }
 
@@ -223,7 +223,7 @@ fn what_is_refused_for_good_takes_what_is_behind_it_along_and_its_sequence_is_fr
 }
 
 #[test]
-fn d5_a_fenced_producer_ends_and_what_was_in_flight_is_unknown() {
+fn d5_a_fenced_producer_ends_and_what_it_sent_is_refused() {
     let mut session = session(Some("p"));
     claimed(&mut session, 1, None);
     add(&mut session, 0);
@@ -233,8 +233,8 @@ fn d5_a_fenced_producer_ends_and_what_was_in_flight_is_unknown() {
     let fenced = v1::Fault { code: 10, reason: "PRODUCER_FENCED".into(), ..Default::default() };
     session.on_receipt(refused(ids[0].0, fenced), NOW);
     assert_eq!(effects(&mut session), ["over"]);
-    session.fail_all(&Error::Closed);
-    assert_eq!(effects(&mut session), ["0 unknown", "1 unknown"]);
+    session.fail_all(|_| Error::Closed);
+    assert_eq!(effects(&mut session), ["0 failed", "1 failed"]);
 }
 
 #[test]

@@ -1,8 +1,13 @@
 //! The command line as a whole.
 
-use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+use std::process::ExitCode;
 
-use crate::exit::Failure;
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+
+use crate::exit::{Code, Failure};
 use crate::output::Output;
 use crate::server::Server;
 use crate::{bookie, cluster, completion, consume, context, exit, ledger, namespace, produce, subscription, tenant, topic};
@@ -85,6 +90,31 @@ impl Cli {
     }
 }
 
+/// Whether JSON is asked for, by a command line that can't be parsed or was not parsed to its end.
+pub(crate) fn wants_json(args: impl Iterator<Item = OsString>) -> bool {
+    let args: Vec<String> = args.map(|arg| arg.to_string_lossy().into_owned()).take_while(|arg| arg != "--").collect();
+    let apart = args.windows(2).any(|pair| matches!(pair[0].as_str(), "-o" | "--output") && pair[1] == "json");
+    apart || args.iter().any(|arg| matches!(arg.as_str(), "-ojson" | "-o=json" | "--output=json"))
+}
+
+/// Tells why nothing is run: a wrong command line, or one that asks for help or the version.
+pub(crate) fn refuse(error: &clap::Error, json: bool) -> ExitCode {
+    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if !json || error.kind() == ErrorKind::DisplayHelp {
+        // With standard output or error gone there is nobody left to tell.
+        let _ = error.print();
+    } else if asked {
+        let version = json!({ "name": "alluvium", "version": env!("CARGO_PKG_VERSION") });
+        return Output::Json.done("", &version).map_or_else(|failure| failure.report(Output::Json), |()| ExitCode::SUCCESS);
+    } else {
+        let text = error.render().to_string();
+        let mut parts = text.split("\n\n").map(str::trim).filter(|part| !part.is_empty());
+        let what = parts.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        return Failure::usage(what).advise(parts.collect::<Vec<_>>().join("; ")).report(Output::Json);
+    }
+    if asked { ExitCode::SUCCESS } else { ExitCode::from(Code::Usage as u8) }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::{Command as Clap, CommandFactory};
@@ -121,6 +151,17 @@ mod tests {
             line.extend(["-o".to_owned(), "json".to_owned()]);
             let cli = Cli::try_parse_from(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
             assert_eq!(cli.common.output, Output::Json, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn json_is_asked_for_in_every_spelling() {
+        let wants = |line: &str| wants_json(line.split(' ').map(OsString::from));
+        for line in ["topic -o json list", "-ojson x", "-o=json x", "x --output json", "x --output=json"] {
+            assert!(wants(line), "{line}");
+        }
+        for line in ["topic list", "-o table", "produce -- -o json"] {
+            assert!(!wants(line), "{line}");
         }
     }
 

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use alluvium_client::Client;
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::command::Common;
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, Failure, program};
 use crate::output::Show;
 
 #[derive(Debug, Subcommand)]
@@ -19,7 +20,7 @@ pub(crate) enum Context {
         name: String,
         /// Where it is, such as http://127.0.0.1:7650
         url: String,
-        /// Use it from now on
+        /// Use it from now on, as the first one is in any case
         #[arg(long = "use")]
         use_it: bool,
     },
@@ -74,12 +75,16 @@ impl Context {
         let mut contexts = Contexts::load().await?;
         match self {
             Self::Add { name, url, use_it } => {
+                Client::check_address(&url)?;
                 if use_it || contexts.current.is_none() {
                     contexts.current = Some(name.clone());
                 }
                 contexts.contexts.insert(name.clone(), Entry { server: url.clone() });
                 contexts.save().await?;
-                output.done(&format!("context {name} is {url}"), &json!({ "name": name, "server": url }))
+                let current = contexts.current.as_ref() == Some(&name);
+                let used = if current { ", and is used from now on" } else { "" };
+                let document = json!({ "name": name, "server": url, "current": current });
+                output.done(&format!("context {name} is {url}{used}"), &document)
             }
             Self::Use { name } => {
                 let server = contexts.server(&name)?;
@@ -145,13 +150,20 @@ impl Contexts {
     pub(crate) fn server(&self, name: &str) -> Result<String, Failure> {
         let entry = self.contexts.get(name).map(|entry| entry.server.clone());
         entry.ok_or_else(|| {
-            Failure::usage(format!("there is no context {name}")).advise("see which there are: alluvium context list")
+            Failure::usage(format!("there is no context {name}"))
+                .advise(format!("see which there are: {} context list", program()))
         })
     }
 
-    /// The server in use, if one is.
-    pub(crate) fn current_server(&self) -> Result<Option<String>, Failure> {
-        self.current.as_deref().map(|name| self.server(name)).transpose()
+    /// The context in use, if one is.
+    pub(crate) fn current(&self) -> Option<&str> {
+        self.current.as_deref()
+    }
+
+    /// What a context is, and where that is written.
+    pub(crate) fn origin(&self, name: &str) -> String {
+        let file = Self::path().map(|path| format!(", from {}", path.display())).unwrap_or_default();
+        format!("context {name}{file}")
     }
 }
 

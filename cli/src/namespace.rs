@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::command::Common;
-use crate::exit::Failure;
+use crate::exit::{Failure, Subject, about};
 use crate::output::Show;
 use crate::policies::{self, Policy, PolicyArgs};
 use crate::units::show_time;
@@ -77,22 +77,28 @@ impl Namespace {
         match self {
             Self::Create { name, policies } => {
                 let policies = policies.over(admin::Policies::default(), &[]);
-                output.one(&View::from(admin.create_namespace(&name, policies).await?))
+                let created = admin.create_namespace(&name, policies).await;
+                output.one(&View::from(created.map_err(about(Subject::new("namespace", &name).creating()))?))
             }
-            Self::Get { name } => output.one(&View::from(admin.get_namespace(&name).await?)),
+            Self::Get { name } => {
+                let found = admin.get_namespace(&name).await;
+                output.one(&View::from(found.map_err(about(Subject::new("namespace", &name)))?))
+            }
             Self::List { tenant } => {
-                let namespaces = admin.list_namespaces(&tenant).await?;
+                let namespaces = admin.list_namespaces(&tenant).await.map_err(about(Subject::new("tenant", &tenant)))?;
                 output.many("namespaces", &namespaces.into_iter().map(View::from).collect::<Vec<_>>())
             }
             Self::Update { name, policies, unset } => {
                 if policies.is_empty() && unset.is_empty() {
                     return Err(Failure::usage("nothing to change").advise("name a policy; see --help"));
                 }
-                let before = admin.get_namespace(&name).await?.policies.unwrap_or_default();
-                output.one(&View::from(admin.update_namespace(&name, policies.over(before, &unset)).await?))
+                let subject = Subject::new("namespace", &name);
+                let before = admin.get_namespace(&name).await.map_err(about(subject))?.policies.unwrap_or_default();
+                let updated = admin.update_namespace(&name, policies.over(before, &unset)).await;
+                output.one(&View::from(updated.map_err(about(subject))?))
             }
             Self::Delete { name } => {
-                admin.delete_namespace(&name).await?;
+                admin.delete_namespace(&name).await.map_err(about(Subject::new("namespace", &name)))?;
                 output.done(&format!("namespace {name} is deleted"), &json!({ "deleted": name }))
             }
         }

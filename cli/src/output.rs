@@ -84,6 +84,16 @@ fn table<T: Show>(values: &[T]) -> Result<(), Failure> {
     print(&text)
 }
 
+/// Says something beside what is printed, to standard error.
+pub(crate) fn warn(output: Output, sentence: &str, document: &serde_json::Value) {
+    let text = match output {
+        Output::Json => serde_json::json!({ "warning": document }).to_string(),
+        Output::Table => format!("warning: {sentence}"),
+    };
+    // With standard error gone there is nobody left to tell.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 /// Prints text. That nobody reads it any more is no failure of the command.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();

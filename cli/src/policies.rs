@@ -11,10 +11,11 @@ use crate::units::{duration, show_duration, show_size, size};
 /// What may be set on a namespace and overridden on a topic.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct PolicyArgs {
-    /// Keep messages at least this long, such as 7d
+    /// Delete messages once they are older than this, such as 7d. What a subscription has not acknowledged stays
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     retention: Option<Duration>,
-    /// Keep at most this much of a partition, such as 10GiB
+    /// Delete the oldest messages of a partition while it holds more than this, such as 10GiB. What a subscription has not
+    /// acknowledged stays, however much it is. 0: delete what is acknowledged by all, segment by segment
     #[arg(long, value_name = "SIZE", value_parser = size)]
     retention_bytes: Option<u64>,
     /// Seal a segment at this size: at least 1MiB

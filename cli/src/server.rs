@@ -1,7 +1,7 @@
 //! Which server a command talks to.
 
-use alluvium_client::Client;
 use alluvium_client::admin::Admin;
+use alluvium_client::{Client, Error};
 use clap::Args;
 
 use crate::context::Contexts;
@@ -22,22 +22,35 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// The address: what the command line says, else the environment, else the current context, else the default.
-    async fn address(&self) -> Result<String, Failure> {
+    /// The address, and who says so: the command line, else the environment, else the current context, else the default.
+    async fn address(&self) -> Result<(String, Option<String>), Failure> {
         if let Some(server) = &self.server {
-            return Ok(server.clone());
+            return Ok((server.clone(), None));
         }
         if let Some(name) = &self.context {
-            return Contexts::load().await?.server(name);
+            let contexts = Contexts::load().await?;
+            return Ok((contexts.server(name)?, Some(contexts.origin(name))));
         }
         if let Some(server) = std::env::var(VARIABLE).ok().filter(|server| !server.is_empty()) {
-            return Ok(server);
+            return Ok((server, Some(format!("the environment: {VARIABLE}"))));
         }
-        Ok(Contexts::load().await?.current_server()?.unwrap_or_else(|| DEFAULT.to_owned()))
+        let contexts = Contexts::load().await?;
+        Ok(match contexts.current() {
+            Some(name) => (contexts.server(name)?, Some(contexts.origin(name))),
+            None => (DEFAULT.to_owned(), None),
+        })
     }
 
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
-        Ok(Client::connect(self.address().await?).await?)
+        let (server, origin) = self.address().await?;
+        Client::connect(server).await.map_err(|error| {
+            let elsewhere = matches!(error, Error::Unreachable { .. } | Error::WrongServer { .. } | Error::Invalid { .. });
+            let failure = Failure::from(error);
+            match origin.filter(|_| elsewhere) {
+                Some(origin) => failure.because(format!("this server was chosen by {origin}")),
+                None => failure,
+            }
+        })
     }
 
     pub(crate) async fn admin(&self) -> Result<Admin, Failure> {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::command::Common;
 use crate::consume::StartAt;
-use crate::exit::Failure;
+use crate::exit::{Failure, Subject, about};
 use crate::output::Show;
 use crate::units::show_time;
 
@@ -218,19 +218,26 @@ impl Subscription {
         let (output, admin) = (common.output, common.server.admin().await?);
         match self {
             Self::Create { topic, name, kind, from } => {
-                output.one(&View::from(admin.create_subscription(&topic, &name, kind.into(), from.start()).await?))
+                let created = admin.create_subscription(&topic, &name, kind.into(), from.start()).await;
+                let subject = Subject::new("subscription", &name).of(&topic).creating();
+                output.one(&View::from(created.map_err(about(subject))?))
             }
-            Self::Get { topic, name } => output.one(&View::from(admin.get_subscription(&topic, &name).await?)),
+            Self::Get { topic, name } => {
+                let found = admin.get_subscription(&topic, &name).await;
+                output.one(&View::from(found.map_err(about(Subject::new("subscription", &name).of(&topic)))?))
+            }
             Self::List { topic } => {
-                let subscriptions = admin.list_subscriptions(&topic).await?;
+                let subscriptions = admin.list_subscriptions(&topic).await.map_err(about(Subject::new("topic", &topic)))?;
                 output.many("subscriptions", &subscriptions.into_iter().map(View::from).collect::<Vec<_>>())
             }
             Self::Delete { topic, name } => {
-                admin.delete_subscription(&topic, &name).await?;
+                let subject = Subject::new("subscription", &name).of(&topic);
+                admin.delete_subscription(&topic, &name).await.map_err(about(subject))?;
                 output.done(&format!("subscription {name} is deleted"), &json!({ "topic": topic, "deleted": name }))
             }
             Self::Stats { topic, name } => {
-                let (subscription, cursors) = admin.subscription_stats(&topic, &name).await?;
+                let subject = Subject::new("subscription", &name).of(&topic);
+                let (subscription, cursors) = admin.subscription_stats(&topic, &name).await.map_err(about(subject))?;
                 let partitions: Vec<Cursor> = cursors.into_iter().map(Cursor::from).collect();
                 let whole = Whole {
                     subscription: subscription.into(),
@@ -241,7 +248,8 @@ impl Subscription {
                 output.whole(&whole, &partitions)
             }
             Self::Seek { topic, name, to, partitions } => {
-                let cursors = admin.seek_subscription(&topic, &name, &partitions, to.start()).await?;
+                let subject = Subject::new("subscription", &name).of(&topic);
+                let cursors = admin.seek_subscription(&topic, &name, &partitions, to.start()).await.map_err(about(subject))?;
                 let place = |id: alluvium_client::MessageId| Place { partition: id.partition, offset: id.offset };
                 output.many("cursors", &cursors.into_iter().map(place).collect::<Vec<_>>())
             }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::command::Common;
-use crate::exit::Failure;
+use crate::exit::{Failure, Subject, about};
 use crate::output::Show;
 use crate::units::show_time;
 
@@ -57,11 +57,17 @@ impl Tenant {
     pub(crate) async fn run(self, common: &Common) -> Result<(), Failure> {
         let (output, admin) = (common.output, common.server.admin().await?);
         match self {
-            Self::Create { name } => output.one(&View::from(admin.create_tenant(&name).await?)),
-            Self::Get { name } => output.one(&View::from(admin.get_tenant(&name).await?)),
+            Self::Create { name } => {
+                let created = admin.create_tenant(&name).await;
+                output.one(&View::from(created.map_err(about(Subject::new("tenant", &name).creating()))?))
+            }
+            Self::Get { name } => {
+                let found = admin.get_tenant(&name).await;
+                output.one(&View::from(found.map_err(about(Subject::new("tenant", &name)))?))
+            }
             Self::List => output.many("tenants", &admin.list_tenants().await?.into_iter().map(View::from).collect::<Vec<_>>()),
             Self::Delete { name } => {
-                admin.delete_tenant(&name).await?;
+                admin.delete_tenant(&name).await.map_err(about(Subject::new("tenant", &name)))?;
                 output.done(&format!("tenant {name} is deleted"), &json!({ "deleted": name }))
             }
         }

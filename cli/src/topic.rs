@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::command::Common;
-use crate::exit::Failure;
+use crate::exit::{Failure, Subject, about};
 use crate::output::{Show, or_dash};
 use crate::policies::{self, Policy, PolicyArgs};
 use crate::units::{show_size, show_time};
@@ -170,16 +170,18 @@ impl Topic {
         match self {
             Self::Create { name, partitions, policies } => {
                 let policies = policies.over(admin::Policies::default(), &[]);
-                output.one(&View::from(admin.create_topic(&name, partitions, policies).await?))
+                let created = admin.create_topic(&name, partitions, policies).await;
+                output.one(&View::from(created.map_err(about(Subject::new("topic", &name).creating()))?))
             }
             Self::Get { name } => {
-                let (topic, partitions) = admin.get_topic(&name).await?;
+                let (topic, partitions) = admin.get_topic(&name).await.map_err(about(Subject::new("topic", &name)))?;
                 let partitions: Vec<Partition> = partitions.into_iter().map(Partition::from).collect();
                 let whole = Whole { topic: topic.into(), partitions: partitions.clone() };
                 output.whole(&whole, &partitions)
             }
             Self::List { namespace } => {
-                output.many("topics", &admin.list_topics(&namespace).await?.into_iter().map(View::from).collect::<Vec<_>>())
+                let topics = admin.list_topics(&namespace).await.map_err(about(Subject::new("namespace", &namespace)))?;
+                output.many("topics", &topics.into_iter().map(View::from).collect::<Vec<_>>())
             }
             Self::Update { name, partitions, policies, unset } => {
                 let changes_policies = !policies.is_empty() || !unset.is_empty();
@@ -187,15 +189,17 @@ impl Topic {
                     return Err(Failure::usage("nothing to change").advise("name partitions or a policy; see --help"));
                 }
                 let policies = if changes_policies {
-                    let before = admin.get_topic(&name).await?.0.policies.unwrap_or_default();
+                    let before =
+                        admin.get_topic(&name).await.map_err(about(Subject::new("topic", &name)))?.0.policies.unwrap_or_default();
                     Some(policies.over(before, &unset))
                 } else {
                     None
                 };
-                output.one(&View::from(admin.update_topic(&name, partitions, policies).await?))
+                let updated = admin.update_topic(&name, partitions, policies).await;
+                output.one(&View::from(updated.map_err(about(Subject::new("topic", &name)))?))
             }
             Self::Delete { name } => {
-                admin.delete_topic(&name).await?;
+                admin.delete_topic(&name).await.map_err(about(Subject::new("topic", &name)))?;
                 output.done(&format!("topic {name} is deleted"), &json!({ "deleted": name }))
             }
         }

@@ -72,7 +72,7 @@ pub(crate) fn time(text: &str) -> Option<u64> {
     let (date, time) = text.split_once(['T', ' ']).unwrap_or((text, "00:00:00Z"));
     let date: Vec<u64> = numbers(date, '-')?;
     let [year, month, day] = date.as_slice() else { return None };
-    if !(1970..=9999).contains(year) || !(1..=12).contains(month) || !(1..=31).contains(day) {
+    if !(1970..=9999).contains(year) || !(1..=12).contains(month) || !(1..=month_days(*year, *month)).contains(day) {
         return None;
     }
     let (time, west_ms, east_ms) = zone(time)?;
@@ -112,6 +112,12 @@ const fn days(year: u64, month: u64, day: u64) -> u64 {
     // Years begin in March, so that the leap day comes last.
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 1 - 719_468
+}
+
+/// How many days a month has.
+const fn month_days(year: u64, month: u64) -> u64 {
+    let (next_year, next) = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
+    days(next_year, next, 1) - days(year, month, 1)
 }
 
 /// The date so many days after 1970-01-01.
@@ -158,7 +164,8 @@ mod tests {
         for millis in [0, 1_359_633_600_000, 1_709_251_199_000, 1_709_164_800_000, 4_102_444_799_000] {
             assert_eq!(time(&show_time(millis)), Some(millis));
         }
-        for wrong in ["", "yesterday", "2013-13-01", "2013-01", "2013-01-01T25:00:00Z"] {
+        for wrong in ["", "yesterday", "2013-13-01", "2013-01", "2013-01-01T25:00:00Z", "2013-02-31", "2023-02-29", "2013-04-31"]
+        {
             assert_eq!(time(wrong), None, "{wrong}");
         }
     }

@@ -6,7 +6,7 @@
 mod print;
 mod start;
 
-use std::io::Write;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use alluvium_client::admin::Admin;
@@ -14,18 +14,27 @@ use alluvium_client::{Client, Consumer, Delivery, Error, Reader};
 use alluvium_runtime::clock::Clock;
 use clap::Args;
 use futures::FutureExt;
+use serde_json::json;
 
 use self::print::Printer;
 pub(crate) use self::start::StartAt;
 use crate::command::Common;
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, Failure, Subject, about};
 use crate::interrupt;
+use crate::output::{Output, warn};
 use crate::subscription::Kind;
 
 /// Lines handed over at a time.
 const CHUNK: u64 = 1000;
 /// Without following: how long nothing may come before the subscription is asked whether anything is left.
 const IDLE: Duration = Duration::from_millis(300);
+/// Without following: how long nothing may come of what is left before it is given up.
+const STALL: Duration = Duration::from_secs(30);
+/// The same, while messages wait for their delay: what can't be read waits a minute until it is tried and reported again, and
+/// what may not overtake it waits behind it.
+const STALL_BEHIND_DELAY: Duration = Duration::from_secs(75);
+/// The same, once something was reported that can't be delivered.
+const STALL_BEHIND_DAMAGE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
 pub(crate) struct Consume {
@@ -66,6 +75,14 @@ pub(crate) struct Consume {
     skip_undeliverable: bool,
 }
 
+/// What could not be delivered so far.
+#[derive(Debug, Default)]
+struct Damage {
+    runs: u64,
+    /// Of these, those that wait to be acknowledged by somebody.
+    left: BTreeSet<(u32, u64, u64)>,
+}
+
 /// Where messages come from.
 enum Source {
     Reader(Reader),
@@ -86,7 +103,7 @@ impl Consume {
         let client = common.server.connect().await?;
         let mut source = self.source(&client).await?;
         let mut printer = Printer::new(common.output, self.long);
-        let consumed = self.consume(&mut source, &mut printer).await;
+        let consumed = self.consume(&mut source, &mut printer, common.output).await;
         // Whatever happened, what was handed over is acknowledged.
         let closed = match source {
             Source::Reader(_) => Ok(()),
@@ -101,12 +118,13 @@ impl Consume {
     async fn source(&self, client: &Client) -> Result<Source, Failure> {
         // What is asked for is enough.
         let messages = self.count.unwrap_or(CHUNK).min(CHUNK);
+        let subject = Subject::new("subscription", "").of(&self.topic).creating();
         let Some(subscription) = &self.subscription else {
             let mut builder = client.reader(&self.topic).start(self.from.start()).partitions(self.partitions.iter().copied());
             if !self.follows() {
                 builder = builder.stop_at_end();
             }
-            return Ok(Source::Reader(builder.build().await?));
+            return Ok(Source::Reader(builder.build().await.map_err(about(subject))?));
         };
         let mut builder = client
             .consumer(&self.topic)
@@ -125,7 +143,7 @@ impl Consume {
         if self.takeover {
             builder = builder.takeover();
         }
-        let consumer = builder.build().await?;
+        let consumer = builder.build().await.map_err(about(subject))?;
         Ok(Source::Subscription { consumer, admin: client.admin(), name: subscription.clone() })
     }
 
@@ -133,17 +151,17 @@ impl Consume {
         !self.no_follow
     }
 
-    async fn consume(&self, source: &mut Source, printer: &mut Printer) -> Result<(), Failure> {
+    async fn consume(&self, source: &mut Source, printer: &mut Printer, output: Output) -> Result<(), Failure> {
         let clock = Clock::system();
         let mut left = self.count.unwrap_or(u64::MAX);
-        let mut undeliverable = 0_u64;
+        let mut damage = Damage::default();
         let interrupt = interrupt::told_to_stop();
         tokio::pin!(interrupt);
         while left > 0 {
             let first = tokio::select! {
                 biased;
                 () = &mut interrupt => break,
-                first = self.wait(source, &clock) => first?,
+                first = self.wait(source, &clock, &damage) => first?,
             };
             let Some(first) = first else { break };
             let mut next = Some(first);
@@ -156,8 +174,7 @@ impl Consume {
                         left -= 1;
                     }
                     Err(error @ Error::Undeliverable { .. }) => {
-                        undeliverable += 1;
-                        self.report(source, error).await?;
+                        self.report(source, error, &mut damage, output).await?;
                     }
                     Err(error) => {
                         hand_over(source, printer, &chunk)?;
@@ -172,18 +189,31 @@ impl Consume {
                 break;
             }
         }
-        if undeliverable > 0 {
-            let what = format!("{undeliverable} runs of messages could not be delivered");
-            return Err(Failure::new(Code::Data, what).advise("they are named above; --skip-undeliverable acknowledges such"));
+        if damage.runs == 0 {
+            return Ok(());
         }
-        Ok(())
+        let advice = match source {
+            Source::Reader(_) => "they are named above",
+            Source::Subscription { .. } if self.skip_undeliverable => {
+                "they are named above, and acknowledged: they won't come again"
+            }
+            Source::Subscription { .. } => "they are named above; --skip-undeliverable acknowledges such",
+        };
+        let what = format!("{} runs of messages could not be delivered", damage.runs);
+        Err(Failure::new(Code::Data, what).advise(advice).named("UNDELIVERABLE"))
     }
 
     /// The next item; `None` at the end, unless following.
-    async fn wait(&self, source: &mut Source, clock: &Clock) -> Result<Option<Result<Delivery, Error>>, Failure> {
+    async fn wait(
+        &self,
+        source: &mut Source,
+        clock: &Clock,
+        damage: &Damage,
+    ) -> Result<Option<Result<Delivery, Error>>, Failure> {
         if self.follows() {
             return Ok(source.next().await);
         }
+        let began = clock.mono();
         loop {
             if matches!(source, Source::Reader(_)) {
                 return Ok(source.next().await);
@@ -196,18 +226,45 @@ impl Consume {
             let (_, cursors) = admin.subscription_stats(&self.topic, name).await?;
             let mine = cursors.iter().filter(|c| self.partitions.is_empty() || self.partitions.contains(&c.partition));
             // What others hold, or what waits for its delay, is not at hand.
-            let due: u64 = mine.map(|c| c.backlog.saturating_sub(c.in_flight).saturating_sub(c.delayed)).sum();
+            let due: u64 = mine.clone().map(|c| c.backlog.saturating_sub(c.in_flight).saturating_sub(c.delayed)).sum();
+            let delayed: u64 = mine.map(|c| c.delayed).sum();
             if due == 0 {
                 return Ok(source.next().now_or_never().flatten());
+            }
+            let stalled_for = clock.mono().since(began);
+            if !damage.left.is_empty() && stalled_for >= STALL_BEHIND_DAMAGE {
+                // What is left is what can't be delivered, and what may not overtake it.
+                return Ok(None);
+            }
+            let patience = if delayed > 0 { STALL_BEHIND_DELAY } else { STALL };
+            if stalled_for >= patience {
+                let what = format!("{due} messages are left, but none has come for {} s", patience.as_secs());
+                let because = match delayed {
+                    0 => "the server can't read them now, and has not said why".to_owned(),
+                    _ => format!("{delayed} others wait for their delay, and may have to come first"),
+                };
+                let failure = Failure::new(Code::Unavailable, what).because(because).named("NOTHING_COMES");
+                return Err(failure.advise("see the server's log; try again later"));
             }
         }
     }
 
-    async fn report(&self, source: &Source, error: Error) -> Result<(), Failure> {
-        let _ = writeln!(std::io::stderr().lock(), "warning: {error} [{}]", error.reason());
-        let (Source::Subscription { consumer, .. }, true) = (source, self.skip_undeliverable) else { return Ok(()) };
-        if let Error::Undeliverable { partition, first, last, .. } = error {
+    async fn report(&self, source: &Source, error: Error, damage: &mut Damage, output: Output) -> Result<(), Failure> {
+        let (text, reason) = (error.to_string(), error.reason().to_owned());
+        let Error::Undeliverable { partition, first, last, producer, .. } = error else { return Err(error.into()) };
+        // It is reported again and again as long as it is not acknowledged.
+        if damage.left.contains(&(partition, first, last)) {
+            return Ok(());
+        }
+        damage.runs += 1;
+        let document = json!({
+            "message": text, "reason": reason, "partition": partition, "first": first, "last": last, "producer": producer,
+        });
+        warn(output, &format!("{text} [{reason}]"), &document);
+        if let (Source::Subscription { consumer, .. }, true) = (source, self.skip_undeliverable) {
             consumer.acker().ack_range(partition, first, last).await?;
+        } else {
+            damage.left.insert((partition, first, last));
         }
         Ok(())
     }

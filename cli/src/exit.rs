@@ -104,6 +104,14 @@ impl Failure {
         self
     }
 
+    /// Says of what it is true, before what is true.
+    #[must_use]
+    pub(crate) fn of(mut self, what: impl Into<String>) -> Self {
+        let before = std::mem::replace(&mut self.what, what.into());
+        self.because.insert(0, before);
+        self
+    }
+
     /// The same of a thing that the server did not name, with advice that does.
     #[must_use]
     pub(crate) fn about(mut self, subject: &Subject<'_>) -> Self {

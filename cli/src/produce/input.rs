@@ -55,21 +55,42 @@ impl Lines {
             let taken = end.unwrap_or(buffer.len());
             line.extend_from_slice(&buffer[..taken]);
             self.input.as_mut().consume(end.map_or(taken, |end| end + 1));
-            if line.len() > self.bytes_max {
-                return Err(self.wrong(&format!("it is longer than the limit of {} bytes for a message", self.bytes_max)));
+            if end.is_some() && line.last() == Some(&b'\r') {
+                line.truncate(line.len() - 1);
+            }
+            if line.len() > self.bytes_max + usize::from(end.is_none()) {
+                let text = format!("it is longer than the limit of {} bytes for a message", self.bytes_max);
+                return Err(self.wrong(&text).named("MESSAGE_TOO_LARGE"));
             }
             if end.is_some() {
-                if line.last() == Some(&b'\r') {
-                    line.truncate(line.len() - 1);
-                }
                 return Ok(Some(line.freeze()));
             }
         }
     }
 
+    /// Fails unless another reading of it gives the same lines.
+    pub(super) async fn can_be_read_twice(&self) -> Result<(), Failure> {
+        let found = tokio::fs::metadata(&self.name).await;
+        if found.is_ok_and(|found| found.is_file()) {
+            return Ok(());
+        }
+        let text = format!("{} is no file that can be read twice, which --resume does: to compare, then to send", self.name);
+        Err(Failure::usage(text).advise("put the input into a file"))
+    }
+
+    /// The number of the line that was read last, counted from 1.
+    pub(super) const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Where the line stands that was read last.
+    pub(super) fn place(&self) -> String {
+        format!("{} of {}", self.number, self.name)
+    }
+
     /// What is wrong with the line that was read last.
     pub(super) fn wrong(&self, problem: &str) -> Failure {
-        Failure::new(Code::Data, format!("line {} of {} can't be sent", self.number, self.name)).because(problem)
+        Failure::new(Code::Data, format!("line {} can't be sent", self.place())).because(problem)
     }
 }
 

@@ -75,6 +75,17 @@ pub fn binary() -> PathBuf {
     panic!("the alluvium binary is not built: cargo build --workspace");
 }
 
+/// The binary, which knows nothing of whoever runs the test: its contexts are those below `config`.
+pub fn isolated(config: &Path) -> Command {
+    let mut command = Command::new(binary());
+    without_user(&mut command, config);
+    command
+}
+
+fn without_user(command: &mut Command, config: &Path) {
+    command.env("XDG_CONFIG_HOME", config).env_remove("ALLUVIUM_SERVER").env_remove("ALLUVIUM_COMMAND");
+}
+
 fn free_ports() -> [u16; 3] {
     let listeners = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").expect("loopback has free ports"));
     listeners.map(|l| l.local_addr().expect("bound").port())
@@ -124,10 +135,11 @@ impl Server {
 
     /// The binary, on its own disk where it is to have one.
     fn command(&self) -> Command {
-        let Some(mib) = self.disk_mib else { return Command::new(binary()) };
+        let Some(mib) = self.disk_mib else { return isolated(self.dir.path()) };
         let mut command = Command::new("unshare");
         let script = r#"mount -t tmpfs -o "size=$1m" tmpfs "$2" && shift 2 && exec "$@""#;
         command.args(NAMESPACE).args(["sh", "-c", script, "disk", &mib.to_string()]).arg(self.data()).arg(binary());
+        without_user(&mut command, self.dir.path());
         command
     }
 
@@ -256,10 +268,9 @@ impl Server {
     /// Runs the binary as a tool against this server, with standard input.
     pub fn tool_with_input(&self, args: &[&str], input: &str) -> Output {
         use std::io::Write;
-        let mut child = Command::new(binary())
+        let mut child = isolated(self.dir.path())
             .args(args)
             .env("ALLUVIUM_SERVER", self.url())
-            .env("XDG_CONFIG_HOME", self.dir.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

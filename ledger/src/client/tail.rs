@@ -1,8 +1,8 @@
-//! Smaller questions to a ledger's bookies: how far is it confirmed, where is this offset, let it go.
+//! Smaller questions to a ledger's bookies: how far is it confirmed, where is this offset, what is left of it, let it go.
 
 use std::time::Duration;
 
-use alluvium_types::bookie::{Find, FindKey, ReadRefusal};
+use alluvium_types::bookie::{EntryAnswer, Find, FindKey, ReadEntries, ReadRefusal};
 use alluvium_types::ids::{EntryId, LedgerId};
 use alluvium_types::ledger::{BookieId, Fragment, LedgerMetadata};
 use futures::StreamExt;
@@ -10,9 +10,12 @@ use futures::stream::FuturesUnordered;
 
 use super::LedgerClient;
 use crate::bookie_client::CallError;
+use crate::recovery::is_sound;
 
 /// How long a bookie may take over a small question, beyond what it was asked to wait.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much of a range a bookie is asked at a time what it holds of it: some thousand entries that it does not have.
+const NEXT_BYTES: usize = 256 << 10;
 
 /// Why an entry could not be looked up: too few bookies answered for the result to be certain. It may succeed later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -100,6 +103,73 @@ impl LedgerClient {
             };
         }
         if self.covers(metadata, &answered) { Ok(found) } else { Err(FindError(metadata.ledger)) }
+    }
+
+    /// The first entry from `first` to `up_to` that a bookie gives; `None` if each of those that should hold them said of every one
+    /// that it cannot. Answers only when that is certain. A bookie is asked after the other, for about
+    /// [`LedgerClient::NEXT_BYTES`] or one entry each. Cancel safe.
+    pub async fn next_stored(
+        &self,
+        metadata: &LedgerMetadata,
+        first: EntryId,
+        up_to: EntryId,
+    ) -> Result<Option<EntryId>, FindError> {
+        let mut from = first;
+        while from <= up_to {
+            let next_fragment = metadata.fragments.iter().map(|fragment| fragment.first).find(|first| *first > from);
+            let last = next_fragment.and_then(EntryId::previous).unwrap_or(up_to).min(up_to);
+            // The last entry of which all that were asked said something, and the first one that was given.
+            let (mut reach, mut found, mut all) = (last, None::<EntryId>, true);
+            for bookie in &metadata.fragment_of(from).ensemble {
+                let range = (from, found.and_then(EntryId::previous).unwrap_or(last));
+                match self.stored_by(metadata.ledger, bookie, range).await {
+                    Some((_, Some(entry))) => found = Some(entry),
+                    Some((said, None)) => reach = reach.min(said),
+                    None => all = false,
+                }
+                if found == Some(from) {
+                    return Ok(found);
+                }
+            }
+            match found {
+                _ if !all => return Err(FindError(metadata.ledger)),
+                Some(entry) if entry <= reach.next() => return Ok(found),
+                _ => from = reach.next(),
+            }
+        }
+        Ok(None)
+    }
+
+    /// About how much of its memory [`LedgerClient::next_stored`] takes, or one entry.
+    pub const NEXT_BYTES: usize = NEXT_BYTES;
+
+    /// Of a run of entries: the last one that a bookie said something of, and the first one that it gave, if it gave any; `None` if
+    /// it did not answer.
+    async fn stored_by(
+        &self,
+        ledger: LedgerId,
+        bookie: &BookieId,
+        (first, last): (EntryId, EntryId),
+    ) -> Option<(EntryId, Option<EntryId>)> {
+        let world = &self.0.world;
+        let client = world.pool.get(bookie)?;
+        let read = ReadEntries { ledger, first, last, bytes_max: NEXT_BYTES, fence: None };
+        let answer = match world.clock.timeout(ANSWER_TIMEOUT, client.read(read)).await.ok()? {
+            Ok(answer) => answer,
+            // Proof that nothing of the ledger is there.
+            Err(CallError::Refused(ReadRefusal::NoSuchLedger)) => return Some((last, None)),
+            Err(_) => return None,
+        };
+        let mut said = None;
+        for (entry, answer) in (first.get()..=last.get()).map(EntryId::new).zip(&answer.entries) {
+            match answer {
+                EntryAnswer::Found(stored) if stored.entry == entry && is_sound(ledger, stored) => {
+                    return Some((entry, Some(entry)));
+                }
+                EntryAnswer::Found(_) | EntryAnswer::Missing(..) => said = Some(entry),
+            }
+        }
+        said.map(|said| (said, None))
     }
 
     /// Whether every entry is on one of these bookies: every write set has one that is known to be whole (C65), or so many that no

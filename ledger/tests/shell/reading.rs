@@ -86,3 +86,27 @@ async fn an_entry_is_found_by_offset_and_by_time_whichever_bookies_hold_it() {
     cluster.bookie(1).be(Mood::Dead);
     assert!(find(by_offset(1057)).await.is_err(), "two of three that hold some entries are away: it is not certain");
 }
+
+#[tokio::test]
+async fn t6_what_is_left_behind_a_loss_is_found_however_far_it_lies() {
+    let cluster = Cluster::start(3).await;
+    let writer = cluster.ledger(Replication::DEFAULT).await;
+    fill(&writer, 300).await;
+    until(|| writer.bytes_held() == 0).await;
+    soon(writer.close()).await;
+    let metadata = writer.record().value;
+    // Each bookie still has something else; entry 250 is the first that anybody has behind 20.
+    for (number, kept) in (0..).zip([290, 250, 270]) {
+        cluster.bookie(number).with(metadata.ledger, |table| {
+            table.entries.retain(|entry, _| *entry <= e(20) || *entry >= e(kept));
+        });
+    }
+    let next = async |first, up_to| soon(cluster.ledgers.next_stored(&metadata, e(first), e(up_to))).await;
+    assert_eq!(next(20, 299).await, Ok(Some(e(20))));
+    assert_eq!(next(21, 299).await, Ok(Some(e(250))));
+    assert_eq!(next(21, 249).await, Ok(None));
+    // Whoever is away might have an earlier one.
+    cluster.bookie(0).be(Mood::Dead);
+    assert!(next(21, 299).await.is_err());
+    assert_eq!(next(20, 299).await, Ok(Some(e(20))), "nothing comes before it");
+}

@@ -27,6 +27,10 @@ pub struct Metrics {
     pub failed_takeovers: Counter,
     /// Segments removed by retention.
     pub trimmed_segments: Counter,
+    /// Entries that no bookie gave, each time that they were met (T6).
+    pub unreadable_entries: Counter,
+    /// Reads that brought nothing for now, and are tried again.
+    pub unanswered_reads: Counter,
     /// Tombstones of ledgers that this broker forgot as the auditor.
     pub forgotten_ledgers: Counter,
     /// Tombstones of ledgers that the auditor knows of.
@@ -48,6 +52,10 @@ impl Metrics {
         counter("takeovers", "Partitions taken over", &self.takeovers);
         counter("failed_takeovers", "Takeovers of partitions that failed", &self.failed_takeovers);
         counter("trimmed_segments", "Segments removed by retention", &self.trimmed_segments);
+        let help =
+            "Entries found to be on none of the bookies that should hold them, each time that they were met: a person must look";
+        counter("unreadable_entries", help, &self.unreadable_entries);
+        counter("unanswered_reads", "Reads that brought nothing for now, and are tried again", &self.unanswered_reads);
         counter(
             "forgotten_ledgers",
             "Deleted ledgers that were forgotten: no bookie has anything of them",

@@ -8,6 +8,7 @@ mod damaged_folder;
 mod full_disk;
 mod languages;
 mod lifecycle;
+mod lost_file;
 mod quorum;
 mod readme;
 mod retention;

@@ -213,6 +213,8 @@ fn cursor(partition: PartitionIndex, stats: &CursorStats) -> v1::PartitionCursor
         acknowledged_ranges: stats.acknowledged_ranges,
         in_flight: stats.in_flight,
         delayed: stats.delayed,
+        unreadable: stats.unreadable,
+        blocked: stats.blocked,
         consumers: stats
             .consumers
             .iter()

@@ -495,6 +495,7 @@ mod tests {
     use crate::subscription::{ConsumerId, Delivery};
     use crate::topic::cache::{TailCache, Tails};
     use crate::topic::command::Command;
+    use crate::topic::complaints::Complaints;
     use crate::topic::handle::Parts;
     use crate::topic::lease::DispatchLease;
     use crate::topic::reader::Readable;
@@ -536,11 +537,13 @@ mod tests {
             lease.extend(clock.mono().after(LEASE));
             let (bounds, budget) = (watch::channel(Bounds::default()).1, ByteBudget::new(1 << 20));
             let cache = TailCache::new(0, Tails::new(budget.clone()));
-            let readable = Readable::new(ledgers, (budget.clone(), 1), cache, Vec::new(), bounds.clone());
-            let (commands, _commands) = mpsc::channel(1024);
             let index = PartitionIndex::new(0);
+            let name = PartitionName { topic: TopicName::parse("t/n/topic").expect("valid"), index };
+            let complaints = Complaints::new(name.clone(), clock.clone(), crate::metrics::Metrics::default());
+            let readable = Readable::new(ledgers, (budget.clone(), 1), cache, Vec::new(), bounds.clone(), complaints);
+            let (commands, _commands) = mpsc::channel(1024);
             let handle = PartitionHandle::new(Parts {
-                name: PartitionName { topic: TopicName::parse("t/n/topic").expect("valid"), index },
+                name,
                 topic_id: TopicId::new(uuid::Uuid::from_u128(1)),
                 epoch: Epoch::default(),
                 commands,

@@ -9,7 +9,6 @@ use alluvium_proto::{PROTOCOL_VERSION, v1};
 use alluvium_runtime::budget::BytesHeld;
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::{Offset, PartitionIndex};
-use alluvium_types::names::PartitionName;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
@@ -25,6 +24,7 @@ use crate::subscription::credit::Account;
 use crate::subscription::state::choose;
 use crate::subscription::window::{Shape, shapes};
 use crate::subscription::{Delivery, Span};
+use crate::topic::reader::{read_retry, unreadable};
 use crate::topic::{LoadedEntry, ReadFault};
 
 /// About what is read at a time.
@@ -35,8 +35,6 @@ const READS_MAX: usize = 4;
 const AT_HAND_BYTES: usize = 2 << 20;
 /// A client that has not read for so long has nothing kept at hand for it (Q6).
 const STALL: Duration = Duration::from_secs(10);
-/// How long after a failed read the next one begins.
-const READ_RETRY: Duration = Duration::from_millis(200);
 
 /// A reader's stream.
 pub(super) struct Session<S> {
@@ -70,6 +68,8 @@ struct Place {
     entries: VecDeque<(LoadedEntry, Vec<Shape>)>,
     /// A read, or a wait for something to read, is under way.
     busy: bool,
+    /// Reads that failed since the last one that did not.
+    failures: u32,
     decoded: Option<Decoded>,
 }
 
@@ -116,7 +116,7 @@ pub(super) async fn open<S>(
         let next = handle.resolve(asked.start).await?;
         let bounds = handle.bounds();
         let stop = asked.stop_at_end.then_some(bounds.end);
-        places.insert(*index, Place { next, stop, entries: VecDeque::new(), busy: false, decoded: None });
+        places.insert(*index, Place { next, stop, entries: VecDeque::new(), busy: false, failures: 0, decoded: None });
         let (first_offset, end_offset) = (bounds.first.get(), bounds.end.get());
         ranges.push(v1::PartitionRange { partition: index.get(), first_offset, end_offset });
     }
@@ -264,6 +264,7 @@ impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S
         match result {
             Ok(entries) => {
                 if let Some(first) = entries.first() {
+                    place.failures = 0;
                     // What lies between was trimmed.
                     place.next = from.max(first.first_offset());
                 }
@@ -272,36 +273,32 @@ impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S
                     self.pause(index, waiting);
                 }
             }
-            Err(ReadFault::Lost { first, end, reason }) => self.lost(index, &name, Span::new(first, end), &reason),
-            Err(ReadFault::Unavailable(reason)) => {
-                tracing::debug!(partition = %name, %from, reason, "read failed, trying again");
-                self.pause(index, waiting);
-            }
+            Err(ReadFault::Lost { first, end, reason }) => self.lost(index, Span::new(first, end), &reason),
+            Err(ReadFault::Unavailable(_)) => self.pause(index, waiting),
             Err(moved @ ReadFault::Moved) => return Err(moved.to_fault(&name)),
         }
         Ok(())
     }
 
     /// Reported, and gone past (T6): a reader keeps no place that would remember it.
-    fn lost(&mut self, index: PartitionIndex, name: &PartitionName, span: Span, reason: &str) {
-        tracing::error!(partition = %name, ?span, reason, "messages cannot be read");
+    fn lost(&mut self, index: PartitionIndex, span: Span, reason: &str) {
         self.around.metrics.unreadable.inc();
-        let fault = Fault::new(FaultKind::DataLoss, "MESSAGES_UNREADABLE", reason);
-        self.work.faults.push_back(problem(index, span.first, span.end, String::new(), &fault));
+        self.work.faults.push_back(problem(index, span.first, span.end, String::new(), &unreadable(reason)));
         let place = self.work.places.get_mut(&index).expect("it was read for");
-        place.next = place.next.max(span.end);
+        (place.next, place.failures) = (place.next.max(span.end), 0);
     }
 
     /// The next read of a partition begins a little later.
     fn pause(&mut self, index: PartitionIndex, waiting: &Waiting) {
         let clock = self.around.clock.clone();
-        self.work.places.get_mut(&index).expect("it was read for").busy = true;
+        let place = self.work.places.get_mut(&index).expect("it was read for");
+        place.busy = true;
+        place.failures = place.failures.saturating_add(1);
+        let wait = read_retry(place.failures);
         waiting.more.push(
             async move {
-                (index, {
-                    clock.sleep(READ_RETRY).await;
-                    true
-                })
+                clock.sleep(wait).await;
+                (index, true)
             }
             .boxed(),
         );

@@ -31,6 +31,8 @@ pub(crate) enum Fate {
         attempts: u32,
         /// When.
         due: Mono,
+        /// Because it could not be read (T6), not because somebody gave it back.
+        unreadable: bool,
     },
 }
 
@@ -49,6 +51,9 @@ struct Index {
     ready: BTreeSet<Offset>,
     delayed: BTreeSet<Offset>,
     delayed_messages: u64,
+    /// Those of `delayed` that could not be read.
+    unreadable: BTreeSet<Offset>,
+    unreadable_messages: u64,
     /// What moves by itself: deadlines and delays.
     due: BTreeSet<(Mono, Offset)>,
     holders: BTreeMap<ConsumerId, Holding>,
@@ -74,9 +79,13 @@ impl Watch<Fate> for Index {
             Fate::Ready { .. } => {
                 self.ready.insert(span.first);
             }
-            Fate::Delayed { due, .. } => {
+            Fate::Delayed { due, unreadable, .. } => {
                 self.delayed.insert(span.first);
                 self.delayed_messages += span.count();
+                if unreadable {
+                    self.unreadable.insert(span.first);
+                    self.unreadable_messages += span.count();
+                }
                 self.due.insert((due, span.first));
             }
         }
@@ -99,9 +108,13 @@ impl Watch<Fate> for Index {
             Fate::Ready { .. } => {
                 self.ready.remove(&span.first);
             }
-            Fate::Delayed { due, .. } => {
+            Fate::Delayed { due, unreadable, .. } => {
                 self.delayed.remove(&span.first);
                 self.delayed_messages -= span.count();
+                if unreadable {
+                    self.unreadable.remove(&span.first);
+                    self.unreadable_messages -= span.count();
+                }
                 self.due.remove(&(due, span.first));
             }
         }
@@ -119,9 +132,25 @@ impl Fates {
         self.index.holders.get(&consumer).map_or(0, |holding| holding.messages)
     }
 
-    /// Messages that wait for their delay.
+    /// Messages that wait for their delay, or to be read again.
     pub(crate) const fn delayed(&self) -> u64 {
         self.index.delayed_messages
+    }
+
+    /// Of these, those that could not be read.
+    pub(crate) const fn unreadable(&self) -> u64 {
+        self.index.unreadable_messages
+    }
+
+    /// The lowest of them.
+    pub(crate) fn first_unreadable(&self) -> Option<Offset> {
+        self.index.unreadable.first().copied()
+    }
+
+    /// How many messages of `span` are with a consumer, or wait for a time.
+    pub(crate) fn waiting_in(&self, span: Span) -> u64 {
+        let waiting = self.runs.over(span).filter(|(_, fate)| !matches!(fate, Fate::Ready { .. }));
+        waiting.map(|(run, _)| run.within(span).count()).sum()
     }
 
     /// When the next message moves by itself.
@@ -175,7 +204,7 @@ impl Fates {
     pub(crate) fn give_back(&mut self, span: Span, consumer: Option<ConsumerId>, due: Option<Mono>) -> Settled {
         self.replace(span, |fate| match fate {
             Fate::InFlight { consumer: holder, attempt, .. } if consumer.is_none_or(|c| c == holder) => match due {
-                Some(due) => Fate::Delayed { attempts: attempt, due },
+                Some(due) => Fate::Delayed { attempts: attempt, due, unreadable: false },
                 None => Fate::Ready { attempts: attempt },
             },
             other => other,
@@ -203,7 +232,7 @@ impl Fates {
         }
     }
 
-    /// Keeps `span` from being delivered until `due`, whoever has it.
+    /// Keeps `span`, which could not be read, from being delivered until `due`, whoever has it.
     pub(crate) fn park(&mut self, span: Span, due: Mono) -> Settled {
         let (mut settled, mut attempts) = (Settled::new(), 0);
         for (piece, fate) in self.runs.cut(span, &mut self.index) {
@@ -215,7 +244,7 @@ impl Fates {
                 Fate::Ready { attempts: so_far } | Fate::Delayed { attempts: so_far, .. } => attempts = attempts.max(so_far),
             }
         }
-        self.runs.put(span, Fate::Delayed { attempts, due }, &mut self.index);
+        self.runs.put(span, Fate::Delayed { attempts, due, unreadable: true }, &mut self.index);
         settled
     }
 

@@ -206,6 +206,18 @@ pub enum AckTarget {
     Call(Reply<()>),
 }
 
+impl AckTarget {
+    /// A fault in the words of the request that is answered.
+    pub(super) fn in_its_words(&self, mut fault: Fault) -> Fault {
+        fault.field = fault.field.map(|field| match (self, field.as_str()) {
+            (Self::Stream(..), field) => format!("ack.{field}"),
+            (Self::Call(_), "ranges") => "ids".to_owned(),
+            (Self::Call(_), _) => field,
+        });
+        fault
+    }
+}
+
 /// What the owner performs for the machine.
 #[derive(Debug)]
 pub enum Output {
@@ -253,8 +265,12 @@ pub struct CursorStats {
     pub acknowledged_ranges: u64,
     /// Messages delivered and neither acknowledged nor given back.
     pub in_flight: u64,
-    /// Messages given back that wait for their delay.
+    /// Messages that wait for a time: given back with a delay, or unreadable.
     pub delayed: u64,
+    /// Of these, those that could not be read when they were due, and are tried again now and then (T6).
+    pub unreadable: u64,
+    /// Messages that wait for unreadable ones before them, on an ordered subscription.
+    pub blocked: u64,
     /// Who is connected.
     pub consumers: Vec<ConsumerStats>,
 }

@@ -540,7 +540,7 @@ impl World {
                 continue;
             }
             // Pauses after failed reads end by themselves.
-            let wake = self.machine.next_wakeup().filter(|w| w.since(self.now) <= Duration::from_millis(300));
+            let wake = self.machine.next_wakeup().filter(|w| w.since(self.now) <= Duration::from_secs(5));
             let Some(wake) = wake else { break };
             self.now = self.now.max(wake);
             self.tick();

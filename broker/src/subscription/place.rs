@@ -19,14 +19,13 @@ use super::mailbox::{Choice, Delivery, Event, Slot};
 use super::record::{Record, SPANS_MAX, Step};
 use super::state::{Bound, Next, Subscription, Taken};
 use super::window::Window;
+use crate::topic::reader::{read_retry, unreadable};
 use crate::topic::{Effects, LoadedEntry, ReadFault, SubscriptionSpec};
 
 /// About what a consumer is asked to read at a time.
 const READ_BYTES: usize = 512 << 10;
 /// What is kept at hand: below this, more is read ahead.
 const AHEAD_BYTES: usize = 512 << 10;
-/// How long after a failed read the next one begins.
-const READ_RETRY: Duration = Duration::from_millis(200);
 /// How long entries stay at hand that nobody takes.
 const REST: Duration = Duration::from_secs(2);
 /// How long after messages proved unreadable they are tried again.
@@ -43,6 +42,10 @@ pub(crate) struct Place {
     reading: Option<(ConsumerId, Offset)>,
     /// Nothing is dispatched before this: a read failed.
     paused_until: Option<Mono>,
+    /// Reads that failed since the last one that did not.
+    failures: u32,
+    /// What could not be read and is not acknowledged since, as its consumers were told: who comes later is told, too.
+    losses: BTreeMap<Offset, (Span, Fault)>,
     /// Who got something last; the others come first now.
     served_last: Option<ConsumerId>,
     /// When entries at hand are let go, unless somebody takes some: they hold memory that others want (Q6).
@@ -59,6 +62,8 @@ impl Place {
             window: Window::default(),
             reading: None,
             paused_until: None,
+            failures: 0,
+            losses: BTreeMap::new(),
             served_last: None,
             rest_at: None,
         }
@@ -79,11 +84,14 @@ impl Place {
                 for consumer in replaced {
                     self.dismiss(consumer, &fault, effects);
                 }
-                self.slots.insert(request.consumer, request.slot);
+                self.slots.insert(request.consumer, request.slot.clone());
                 Ok(())
             }
             Err(fault) => Err(fault),
         };
+        if answer.is_ok() {
+            self.tell_losses(&request.slot, effects);
+        }
         effects.now.push(Output::Answer(request.reply, answer));
         self.dispatch(now, end, effects);
     }
@@ -123,22 +131,21 @@ impl Place {
         }
         self.reading = None;
         match result {
-            Ok(entries) if entries.is_empty() && from < end => self.paused_until = Some(now.after(READ_RETRY)),
+            Ok(entries) if entries.is_empty() && from < end => self.pause(now),
             Ok(entries) => {
+                self.failures = 0;
                 let mut at = from;
                 for entry in entries {
                     self.skip_gap(Span::new(at, entry.first_offset()), effects);
                     at = at.max(entry.end_offset());
                     self.window.insert(entry);
                 }
+                self.found(Span::new(from, at));
             }
             Err(ReadFault::Lost { first, end: lost_end, reason }) if first <= from && from < lost_end => {
                 self.lost(now, Span::new(from, lost_end), &reason, effects);
             }
-            Err(error) => {
-                tracing::debug!(subscription = %self.name, %from, %error, "read failed, trying again");
-                self.paused_until = Some(now.after(READ_RETRY));
-            }
+            Err(_) => self.pause(now),
         }
         self.dispatch(now, end, effects);
     }
@@ -153,19 +160,46 @@ impl Place {
         self.keep(changes, effects);
     }
 
+    /// The next read begins a little later.
+    fn pause(&mut self, now: Mono) {
+        self.failures = self.failures.saturating_add(1);
+        self.paused_until = Some(now.after(read_retry(self.failures)));
+    }
+
     /// Reported, and tried again later; never skipped (T6).
     fn lost(&mut self, now: Mono, span: Span, reason: &str, effects: &mut Effects<Output>) {
-        tracing::error!(subscription = %self.name, ?span, reason, "messages cannot be read");
         if span.first > self.subscription.frontier() {
             // Read ahead: it is reported when its turn comes.
-            self.paused_until = Some(now.after(READ_RETRY));
+            self.paused_until = Some(now.after(read_retry(1)));
             return;
         }
+        self.failures = 0;
         let settled = self.subscription.park(span, now.after(LOST_RETRY));
         self.settle(settled);
-        let fault = Fault::new(FaultKind::DataLoss, "UNREADABLE", reason.to_owned()).retry_after(LOST_RETRY);
+        let mut text = reason.to_owned();
+        if self.subscription.is_ordered() {
+            text.push_str("; what lies behind waits: acknowledge these messages to go on without them");
+        }
+        let fault = unreadable(text).retry_after(LOST_RETRY);
         for slot in self.slots.values() {
             effects.now.push(Output::Post(slot.clone(), Event::Problem { span, fault: fault.clone() }));
+        }
+        self.found(span);
+        self.losses.insert(span.first, (span, fault));
+    }
+
+    /// What is known to be lost of `span` is so no longer.
+    fn found(&mut self, span: Span) {
+        if !self.losses.is_empty() {
+            self.losses.retain(|_, (lost, _)| lost.within(span).is_empty());
+        }
+    }
+
+    /// Of what could not be read, a consumer that comes is told at once rather than when it is tried again.
+    fn tell_losses(&mut self, slot: &Slot, effects: &mut Effects<Output>) {
+        self.losses.retain(|_, (span, _)| self.subscription.cursor().needs(*span));
+        for (span, fault) in self.losses.values() {
+            effects.now.push(Output::Post(slot.clone(), Event::Problem { span: *span, fault: fault.clone() }));
         }
     }
 
@@ -177,7 +211,10 @@ impl Place {
                 // Also one that changes nothing waits: what it repeats may not be durable yet (S1).
                 effects.when_durable.push(Output::Receipt(request.target, Ok(())));
             }
-            Err(fault) => effects.now.push(Output::Receipt(request.target, Err(fault))),
+            Err(fault) => {
+                let fault = request.target.in_its_words(fault);
+                effects.now.push(Output::Receipt(request.target, Err(fault)));
+            }
         }
         self.dispatch(now, end, effects);
     }
@@ -229,8 +266,8 @@ impl Place {
             self.dismiss(consumer, &fault, effects);
         }
         self.window.clear();
-        self.reading = None;
-        self.paused_until = None;
+        self.losses.clear();
+        (self.reading, self.paused_until, self.failures) = (None, None, 0);
     }
 
     pub(crate) fn trimmed(&mut self, first: Offset) {

@@ -101,7 +101,8 @@ impl Subscription {
             Admission::Beside => Vec::new(),
             Admission::InPlaceOf(replaced) => replaced,
             Admission::Refused { holder } => {
-                let text = format!("the subscription is exclusive and {holder:?} is connected; wait, or ask for takeover");
+                let holder = if holder.is_empty() { "an unnamed consumer".to_owned() } else { format!("{holder:?}") };
+                let text = format!("the subscription is exclusive and {holder} is connected; wait, or ask for takeover");
                 let fault = Fault::new(FaultKind::FailedPrecondition, "SUBSCRIPTION_BUSY", text);
                 return Err(fault.retry_after(Duration::from_secs(1)));
             }
@@ -164,6 +165,11 @@ impl Subscription {
             return None;
         }
         ready.or_else(|| self.cursor.first_unacknowledged(self.frontier, end).map(|run| (run, 0)))
+    }
+
+    /// Whether nothing is delivered before what lies before it.
+    pub(crate) fn is_ordered(&self) -> bool {
+        discipline::of(self.kind).is_ordered()
     }
 
     /// Whether there is something to deliver now.
@@ -280,8 +286,18 @@ impl Subscription {
             acknowledged_ranges: self.cursor.ranges(),
             in_flight: self.fates.in_flight(),
             delayed: self.fates.delayed(),
+            unreadable: self.fates.unreadable(),
+            blocked: self.blocked(end),
             consumers: consumers.collect(),
         }
+    }
+
+    /// What could be delivered now if nothing before it were unreadable.
+    fn blocked(&self, end: Offset) -> u64 {
+        let Some(first) = self.fates.first_unreadable().filter(|_| self.is_ordered()) else { return 0 };
+        let behind = Span::new(first, end);
+        let open: u64 = self.cursor.unacknowledged(behind).into_iter().map(Span::count).sum();
+        open - self.fates.waiting_in(behind)
     }
 
     /// Of `span`, what was not delivered here and is not acknowledged, lies where the log has nothing: trimmed in the middle.

@@ -10,6 +10,7 @@
 pub mod bounds;
 pub(crate) mod cache;
 pub(crate) mod command;
+pub(crate) mod complaints;
 mod data_ledgers;
 pub mod entry;
 pub mod handle;

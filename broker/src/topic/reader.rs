@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use alluvium_ledger::LedgerClient;
 use alluvium_ledger::client::LedgerWriter;
@@ -21,14 +22,16 @@ use tokio::sync::watch;
 
 use super::bounds::Bounds;
 use super::cache::TailCache;
+use super::complaints::Complaints;
 use super::entry::LoadedEntry;
 
-/// The most entries behind a lost one that are tried to find out where reading may go on.
-const PROBES_MAX: u64 = 64;
 /// The most known places of a segment; past it every other one is forgotten.
 const PLACES_MAX: usize = 1024;
 /// How often a read starts over because the segments changed under it.
 const ATTEMPTS_MAX: usize = 8;
+/// How long after a failed read the next one begins, and how long at most when many failed.
+const READ_RETRY: Duration = Duration::from_millis(200);
+const READ_RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Why entries could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,13 +66,23 @@ impl ReadFault {
     /// As a caller is told.
     pub fn to_fault(&self, partition: &PartitionName) -> Fault {
         match self {
-            Self::Lost { .. } => Fault::new(FaultKind::DataLoss, "MESSAGES_UNREADABLE", format!("partition {partition}: {self}")),
+            Self::Lost { .. } => unreadable(format!("partition {partition}: {self}")),
             Self::Unavailable(_) => {
                 Fault::new(FaultKind::Unavailable, "STORAGE_UNAVAILABLE", format!("partition {partition}: {self}"))
             }
             Self::Moved => super::handle::moved(partition),
         }
     }
+}
+
+/// What whoever consumes is told of messages that can't be read (T6).
+pub(crate) fn unreadable(message: impl Into<String>) -> Fault {
+    Fault::new(FaultKind::DataLoss, "MESSAGES_UNREADABLE", message)
+}
+
+/// How long after so many failed reads in a row the next one begins.
+pub(crate) fn read_retry(failures: u32) -> Duration {
+    (READ_RETRY * 2_u32.saturating_pow(failures.saturating_sub(1).min(8))).min(READ_RETRY_MAX)
 }
 
 /// Where a segment's record is.
@@ -137,6 +150,7 @@ pub(crate) struct Readable {
     pub(crate) cache: TailCache,
     segments: Mutex<Arc<Vec<ReadableSegment>>>,
     bounds: watch::Receiver<Bounds>,
+    complaints: Complaints,
 }
 
 /// Reads one partition. Cheap to clone.
@@ -156,8 +170,9 @@ impl Readable {
         cache: TailCache,
         segments: Vec<ReadableSegment>,
         bounds: watch::Receiver<Bounds>,
+        complaints: Complaints,
     ) -> Self {
-        Self { ledgers, budget, entry_bytes_max, cache, segments: Mutex::new(Arc::new(segments)), bounds }
+        Self { ledgers, budget, entry_bytes_max, cache, segments: Mutex::new(Arc::new(segments)), bounds, complaints }
     }
 
     /// A segment is begun, or sealed.
@@ -196,6 +211,48 @@ impl From<ReadFault> for Hitch {
     }
 }
 
+/// A segment's ledger, as far as it is read now.
+#[derive(Clone, Copy)]
+struct Readout<'a> {
+    segment: &'a ReadableSegment,
+    metadata: &'a LedgerMetadata,
+    lac: Option<EntryId>,
+    up_to: EntryId,
+}
+
+/// What was read.
+enum Found {
+    Entries(Vec<LoadedEntry>),
+    /// All up to this entry lies before what is looked for.
+    Before(EntryId),
+}
+
+/// Why entries were not read.
+enum Stop {
+    /// None of those that should hold this entry gives it, and none will by itself.
+    Lost(EntryId, String),
+    Hitch(Hitch),
+}
+
+impl Stop {
+    fn of(failure: ReadFailure, first: EntryId) -> Self {
+        match failure {
+            ReadFailure::Deleted(_) => Self::Hitch(Hitch::Gone),
+            ReadFailure::Unreadable { entry, .. } if !failure.is_retryable() => Self::Lost(entry.max(first), failure.to_string()),
+            failure => Self::Hitch(unavailable(failure)),
+        }
+    }
+}
+
+impl From<Stop> for Hitch {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Hitch(hitch) => hitch,
+            Stop::Lost(_, reason) => unavailable(reason),
+        }
+    }
+}
+
 fn unavailable(error: impl fmt::Display) -> Hitch {
     Hitch::Fault(ReadFault::Unavailable(error.to_string()))
 }
@@ -208,8 +265,16 @@ impl PartitionReader {
     /// Entries in offset order, the first of them the one that holds `from` (or, where retention trimmed it, the next one
     /// kept). At most about `bytes_max` bytes of bodies, but at least one entry; empty only when `from` is at or beyond
     /// what is confirmed: follow [`super::PartitionHandle::watch`] then. Waits for room in the process's budget for reads.
-    /// Cancel safe.
+    /// What fails is counted, and said in the log now and then. Cancel safe.
     pub async fn read(&self, from: Offset, bytes_max: usize) -> Result<Vec<LoadedEntry>, ReadFault> {
+        let read = self.try_read(from, bytes_max).await;
+        if let Err(ReadFault::Unavailable(reason)) = &read {
+            self.0.complaints.unanswered(from, reason);
+        }
+        read
+    }
+
+    async fn try_read(&self, from: Offset, bytes_max: usize) -> Result<Vec<LoadedEntry>, ReadFault> {
         for _ in 0..ATTEMPTS_MAX {
             let bounds = *self.0.bounds.borrow();
             let from = from.max(bounds.first);
@@ -250,7 +315,7 @@ impl PartitionReader {
             let Some(up_to) = metadata.closed_at().unwrap_or(lac) else { continue };
             let found = self.0.ledgers.find(&metadata, FindKey::Time(time), up_to).await.map_err(unavailable)?;
             if let Some(entry) = found {
-                let (first, _) = self.range_of(segment, &metadata, lac, entry).await?;
+                let (first, _) = self.range_of(&Readout { segment, metadata: &metadata, lac, up_to }, entry).await?;
                 return Ok(bounds.clamp(first));
             }
         }
@@ -292,50 +357,69 @@ impl PartitionReader {
     ) -> Result<Vec<LoadedEntry>, Hitch> {
         let (metadata, lac) = self.record_of(segment).await?;
         let Some(up_to) = metadata.closed_at().unwrap_or(lac) else { return Err(Hitch::Gone) };
+        let ledger = Readout { segment, metadata: &metadata, lac, up_to };
         let place = segment.places.lock().get(&from).copied();
-        let first = match place {
+        let mut first = match place {
             Some(entry) => entry,
             None if from == segment.first => EntryId::ZERO,
             None => {
                 let found = self.0.ledgers.find(&metadata, FindKey::Offset(from), up_to).await.map_err(unavailable)?;
-                found.ok_or_else(|| unavailable("no bookie finds the offset"))?
+                // None begins so early: the first ones are lost, or the bookies know better when they are asked for them.
+                found.unwrap_or(EntryId::ZERO)
             }
         };
+        // What a search finds may lie before a loss that holds the offset: from there, entry by entry, to where it is.
+        while first <= up_to {
+            first = match self.read_from(&ledger, first, from, end, bytes_max).await {
+                Ok(Found::Entries(entries)) => return Ok(entries),
+                Ok(Found::Before(last)) => last.next(),
+                Err(Stop::Lost(entry, reason)) => {
+                    self.is_current(&ledger).await?;
+                    self.behind(&ledger, entry, from, end, reason).await?
+                }
+                Err(Stop::Hitch(hitch)) => return Err(hitch),
+            };
+        }
+        Err(unavailable("what was read lies before what was asked for"))
+    }
+
+    /// Entries from `first` on, those that hold `from` and what follows it.
+    async fn read_from(
+        &self,
+        ledger: &Readout<'_>,
+        first: EntryId,
+        from: Offset,
+        end: Offset,
+        bytes_max: usize,
+    ) -> Result<Found, Stop> {
         let mut held = self.room(bytes_max).await;
-        let range = ReadRange { first, last: up_to, bytes_max: bytes_max.max(1), lac };
-        let stored = match self.0.ledgers.read(&metadata, range).await {
-            Ok(stored) => stored,
-            Err(failure) => {
-                drop(held);
-                return Err(self.explain(segment, &metadata, lac, (first, up_to), from, failure).await);
-            }
-        };
+        let range = ReadRange { first, last: ledger.up_to, bytes_max: bytes_max.max(1), lac: ledger.lac };
+        let stored = self.0.ledgers.read(ledger.metadata, range).await.map_err(|failure| Stop::of(failure, first))?;
+        let segment = ledger.segment;
         let mut decoded = Vec::with_capacity(stored.len());
         for StoredEntry { entry, body, .. } in stored {
             match EntryHeader::decode(&body) {
                 Ok((header, _)) => decoded.push((entry, header, body)),
                 Err(_) if !decoded.is_empty() => break,
-                Err(error) => {
-                    drop((held, body));
-                    let reason = format!("ledger {} entry {entry}: {error}", segment.ledger);
-                    return Err(self.lost(segment, &metadata, lac, (entry, up_to), from, reason).await);
-                }
+                Err(error) => return Err(Stop::Lost(entry, format!("ledger {} entry {entry}: {error}", segment.ledger))),
             }
         }
         held.shrink_to(decoded.iter().map(|(_, header, body)| LoadedEntry::cost_of(body.len(), header.batches.len())).sum());
         let held = Arc::new(held);
         let mut entries = Vec::with_capacity(decoded.len());
+        let mut last = first;
         for (entry, header, body) in decoded {
             let loaded = LoadedEntry::of_parts((segment.ledger, entry), header, &body, Some(Arc::clone(&held)));
             if loaded.first_offset() >= end {
                 break;
             }
+            last = entry;
             segment.learn(loaded.end_offset(), entry.next());
             if loaded.end_offset() > from {
                 entries.push(loaded);
             }
         }
-        if entries.is_empty() { Err(unavailable("what was read lies before what was asked for")) } else { Ok(entries) }
+        Ok(if entries.is_empty() { Found::Before(last) } else { Found::Entries(entries) })
     }
 
     /// Room for about `bytes_max` bytes, or for one entry however large: taken before it is read. Were it taken afterwards, all who
@@ -344,62 +428,56 @@ impl PartitionReader {
         self.0.budget.take(bytes_max.max(self.0.entry_bytes_max)).await
     }
 
-    async fn explain(
-        &self,
-        segment: &ReadableSegment,
-        metadata: &LedgerMetadata,
-        lac: Option<EntryId>,
-        (first, up_to): (EntryId, EntryId),
-        from: Offset,
-        failure: ReadFailure,
-    ) -> Hitch {
-        match failure {
-            ReadFailure::Deleted(_) => Hitch::Gone,
-            failure @ ReadFailure::Unreadable { .. } if !failure.is_retryable() => {
-                self.lost(segment, metadata, lac, (first, up_to), from, failure.to_string()).await
-            }
-            failure => unavailable(failure),
+    /// Before something is taken as lost: whether the record says where the entries are. It may be an old one, from before a trim
+    /// or a repair.
+    async fn is_current(&self, ledger: &Readout<'_>) -> Result<(), Hitch> {
+        let Source::Closed(known) = &ledger.segment.source else { return Ok(()) };
+        let found = self.0.ledgers.ledgers().get(ledger.segment.ledger).await.map_err(unavailable)?;
+        if found.is_some_and(|found| found.value == *ledger.metadata) {
+            return Ok(());
         }
+        *known.lock() = None;
+        Err(Hitch::Gone)
     }
 
-    /// Finds out how far the loss reaches that begins at `from`, with the entry `first` (T6).
-    async fn lost(
+    /// Finds out how far the loss reaches that begins with the entry `lost`, and reports it (T6); or else gives the entry to go on
+    /// with: what is lost lies before `from`.
+    async fn behind(
         &self,
-        segment: &ReadableSegment,
-        metadata: &LedgerMetadata,
-        lac: Option<EntryId>,
-        (first, up_to): (EntryId, EntryId),
+        ledger: &Readout<'_>,
+        lost: EntryId,
         from: Offset,
+        end: Offset,
         reason: String,
-    ) -> Hitch {
-        let last = EntryId::new((first.get() + PROBES_MAX).min(up_to.get()));
-        let mut entry = first;
-        while entry < last {
-            entry = entry.next();
-            if let Ok((offset, _)) = self.range_of(segment, metadata, lac, entry).await {
-                segment.learn(offset, entry);
-                return Hitch::Fault(ReadFault::Lost { first: from, end: offset, reason });
+    ) -> Result<EntryId, Hitch> {
+        let Readout { segment, metadata, up_to, .. } = *ledger;
+        let mut at = lost;
+        let (next, end) = loop {
+            let held = self.room(LedgerClient::NEXT_BYTES).await;
+            let found = self.0.ledgers.next_stored(metadata, at.next(), up_to).await.map_err(unavailable)?;
+            drop(held);
+            let Some(entry) = found else { break (up_to.next(), segment.end.unwrap_or(end)) };
+            match self.range_of(ledger, entry).await {
+                Ok((offset, _)) if offset <= from => return Ok(entry),
+                Ok((offset, _)) => break (entry, offset),
+                Err(Stop::Lost(..)) => at = entry,
+                Err(Stop::Hitch(hitch)) => return Err(hitch),
             }
-        }
-        match segment.end {
-            Some(end) if entry == up_to => Hitch::Fault(ReadFault::Lost { first: from, end, reason }),
-            _ => unavailable(reason),
-        }
+        };
+        self.0.complaints.lost((from, end), lost.distance_to(next), &reason);
+        Err(Hitch::Fault(ReadFault::Lost { first: from, end, reason }))
     }
 
     /// The offsets of one entry.
-    async fn range_of(
-        &self,
-        segment: &ReadableSegment,
-        metadata: &LedgerMetadata,
-        lac: Option<EntryId>,
-        entry: EntryId,
-    ) -> Result<(Offset, Offset), Hitch> {
+    async fn range_of(&self, ledger: &Readout<'_>, entry: EntryId) -> Result<(Offset, Offset), Stop> {
+        let Readout { segment, metadata, lac, .. } = *ledger;
         let range = ReadRange { first: entry, last: entry, bytes_max: 1, lac };
         let _held = self.room(1).await;
-        let stored = self.0.ledgers.read(metadata, range).await.map_err(unavailable)?;
+        let stored = self.0.ledgers.read(metadata, range).await.map_err(|failure| Stop::of(failure, entry))?;
         let range = stored.first().and_then(|stored| EntryRange::of(&stored.body));
-        let range = range.ok_or_else(|| unavailable(format!("ledger {} entry {entry} holds no messages", segment.ledger)))?;
+        let Some(range) = range else {
+            return Err(Stop::Lost(entry, format!("ledger {} entry {entry} holds no messages", segment.ledger)));
+        };
         segment.learn(range.first_offset, entry);
         Ok((range.first_offset, range.end_offset()))
     }

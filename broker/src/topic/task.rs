@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::bounds::Bounds;
 use super::cache::TailCache;
 use super::command::{Command, PublishCommand};
+use super::complaints::Complaints;
 use super::data_ledgers::{DataEvent, DataLedgers};
 use super::entry::LoadedEntry;
 use super::handle::{KnownSubscriptions, PartitionHandle, Parts, moved};
@@ -122,7 +123,8 @@ impl PartitionTask {
         let (bounds, bounds_rx) = watch::channel(bounds_now);
         let cache = TailCache::new(context.config.cache_partition_bytes_max, context.tails.clone());
         let (ledgers, budget) = (context.ledgers.clone(), (context.read_budget.clone(), context.limits.entry_bytes_max()));
-        let readable = Arc::new(Readable::new(ledgers, budget, cache, readable_segments, bounds_rx.clone()));
+        let complaints = Complaints::new(name.clone(), context.clock.clone(), context.metrics.clone());
+        let readable = Arc::new(Readable::new(ledgers, budget, cache, readable_segments, bounds_rx.clone(), complaints));
         let data =
             DataLedgers::new(Arc::clone(&context), claim.clone(), Arc::clone(&readable), replication, segments, predecessor);
         let state = StateLedgers::new(Arc::clone(&context), claim.clone(), replication, pointer);

@@ -36,6 +36,8 @@ pub(crate) enum Mood {
     Full,
     /// Nobody is answered who fences.
     Silent,
+    /// Nobody is answered who reads.
+    Away,
 }
 
 #[derive(Clone)]
@@ -115,6 +117,9 @@ impl BookieClient for MemoryBookie {
     }
 
     async fn read(&self, read: ReadEntries) -> Result<ReadAnswer, CallError<ReadRefusal>> {
+        if *self.mood.borrow() == Mood::Away {
+            return Err(CallError::Lost);
+        }
         if read.fence.is_some() {
             self.speaks().await?;
         }

@@ -106,6 +106,7 @@ impl Cluster {
         let listener = net::bind("127.0.0.1:0".parse().expect("valid")).await.expect("bound");
         let address = format!("http://{}", listener.local_addr().expect("bound"));
         assert_eq!(config.validate(Limits::default()), Vec::<String>::new());
+        let metrics = Metrics::default();
         let surroundings = Surroundings {
             config,
             name: BrokerName::parse(name).expect("valid"),
@@ -117,13 +118,13 @@ impl Cluster {
             clock,
             entropy,
             limits: Limits::default(),
-            metrics: Metrics::default(),
+            metrics: metrics.clone(),
             tasks: tasks.clone(),
         };
         let broker = Broker::start(surroundings).await.expect("starts");
         net::serve("client", &tasks, listener, server::routes(&broker, &mut Registry::default()), 1);
         let channel = net::endpoint(Endpoint::from_shared(address).expect("valid")).connect().await.expect("connects");
-        Node { broker, tasks, channel }
+        Node { broker, tasks, channel, metrics }
     }
 }
 
@@ -132,6 +133,7 @@ pub(crate) struct Node {
     pub(crate) broker: Broker,
     tasks: Tasks,
     pub(crate) channel: Channel,
+    pub(crate) metrics: Metrics,
 }
 
 pub(crate) fn limit() -> usize {

@@ -2,6 +2,8 @@
 
 mod bookie;
 mod cluster;
+mod consuming;
+mod losses;
 mod publishing;
 mod reading;
 mod retention;

@@ -1,0 +1,146 @@
+//! Consuming as clients do: streams, pulls, and what both are told.
+
+use std::collections::VecDeque;
+
+use alluvium_proto::v1;
+use alluvium_proto::v1::consume_service_client::ConsumeServiceClient;
+use alluvium_proto::v1::read_request::Request as ReadRequest;
+use alluvium_proto::v1::read_response::Response as ReadResponse;
+use alluvium_proto::v1::subscribe_request::Request;
+use alluvium_proto::v1::subscribe_response::Response;
+use alluvium_proto::v1::subscription_service_client::SubscriptionServiceClient;
+use alluvium_runtime::clock::Clock;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use crate::cluster::{DEADLINE, Node, TOPIC, limit};
+
+fn earliest() -> Option<v1::Position> {
+    Some(v1::Position { at: Some(v1::position::At::Earliest(v1::Earliest {})) })
+}
+
+fn hello() -> Option<v1::Hello> {
+    Some(v1::Hello { protocol_version: 1, client: "test".to_owned() })
+}
+
+const CREDIT: Option<v1::Credit> = Some(v1::Credit { messages: 100_000, bytes: 1 << 30 });
+
+fn consumer(node: &Node) -> ConsumeServiceClient<Channel> {
+    ConsumeServiceClient::new(node.channel.clone()).max_decoding_message_size(limit())
+}
+
+pub(crate) async fn stats(node: &Node) -> v1::PartitionCursor {
+    let request = v1::GetSubscriptionStatsRequest { topic: TOPIC.to_owned(), name: "s".to_owned() };
+    let stats = SubscriptionServiceClient::new(node.channel.clone()).get_subscription_stats(request).await.expect("known");
+    stats.into_inner().partitions.remove(0)
+}
+
+/// A subscription's stream.
+pub(crate) struct Consuming {
+    requests: mpsc::Sender<v1::SubscribeRequest>,
+    responses: Streaming<v1::SubscribeResponse>,
+    /// They overtake messages.
+    faults: VecDeque<v1::DeliveryFault>,
+}
+
+impl Consuming {
+    pub(crate) async fn open(node: &Node, name: &str, takeover: bool) -> Result<Self, Status> {
+        let open = v1::SubscribeOpen {
+            hello: hello(),
+            topic: TOPIC.to_owned(),
+            subscription: "s".to_owned(),
+            start: earliest(),
+            consumer: name.to_owned(),
+            takeover,
+            credit: CREDIT,
+            ..Default::default()
+        };
+        let (requests, rx) = mpsc::channel(64);
+        requests.send(v1::SubscribeRequest { request: Some(Request::Open(open)) }).await.expect("room");
+        let mut responses = consumer(node).subscribe(ReceiverStream::new(rx)).await?.into_inner();
+        let first = responses.message().await?.and_then(|response| response.response);
+        assert!(matches!(first, Some(Response::Subscribed(_))), "{first:?}");
+        Ok(Self { requests, responses, faults: VecDeque::new() })
+    }
+
+    async fn next(&mut self) -> Response {
+        let next = Clock::system().timeout(DEADLINE, self.responses.message()).await.expect("told in time");
+        next.expect("the stream lives").and_then(|response| response.response).expect("one of them")
+    }
+
+    /// The next `count` messages: partition and offset.
+    pub(crate) async fn take(&mut self, count: usize) -> Vec<(u32, u64)> {
+        let mut taken = Vec::new();
+        while taken.len() < count {
+            match self.next().await {
+                Response::Delivery(d) => taken.extend(d.messages.iter().map(|m| (d.partition, m.offset))),
+                Response::Fault(fault) => self.faults.push_back(fault),
+                other => panic!("{other:?}"),
+            }
+        }
+        taken
+    }
+
+    /// The next fault: its reason, first and last offset.
+    pub(crate) async fn fault(&mut self) -> (String, u64, u64) {
+        if let Some(fault) = self.faults.pop_front() {
+            return of(fault);
+        }
+        match self.next().await {
+            Response::Fault(fault) => of(fault),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Acknowledges, and waits for the receipt.
+    pub(crate) async fn ack(&mut self, first: u64, last: u64) -> Option<v1::Fault> {
+        let ack = v1::Ack { id: 1, ranges: vec![v1::OffsetRange { first, last }], ..Default::default() };
+        self.requests.send(v1::SubscribeRequest { request: Some(Request::Ack(ack)) }).await.expect("open");
+        match self.next().await {
+            Response::Receipts(receipts) => receipts.receipts[0].fault.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub(crate) fn of(fault: v1::DeliveryFault) -> (String, u64, u64) {
+    let run = fault.offsets.expect("its offsets are named");
+    (fault.fault.expect("it says why").reason, run.first, run.last)
+}
+
+/// A reader's stream.
+pub(crate) struct Reading {
+    _requests: mpsc::Sender<v1::ReadRequest>,
+    responses: Streaming<v1::ReadResponse>,
+}
+
+impl Reading {
+    pub(crate) async fn open(node: &Node, start: Option<v1::Position>) -> Self {
+        let open = v1::ReadOpen { hello: hello(), topic: TOPIC.to_owned(), start, credit: CREDIT, ..Default::default() };
+        let (requests, rx) = mpsc::channel(64);
+        requests.send(v1::ReadRequest { request: Some(ReadRequest::Open(open)) }).await.expect("room");
+        let mut responses = consumer(node).read(ReceiverStream::new(rx)).await.expect("opens").into_inner();
+        let first = responses.message().await.expect("answered").and_then(|response| response.response);
+        assert!(matches!(first, Some(ReadResponse::Opened(_))), "{first:?}");
+        Self { _requests: requests, responses }
+    }
+
+    pub(crate) async fn next(&mut self) -> ReadResponse {
+        let next = Clock::system().timeout(DEADLINE, self.responses.message()).await.expect("told in time");
+        next.expect("the stream lives").and_then(|response| response.response).expect("one of them")
+    }
+
+    /// The next `count` messages: partition and offset.
+    pub(crate) async fn take(&mut self, count: usize) -> Vec<(u32, u64)> {
+        let mut taken = Vec::new();
+        while taken.len() < count {
+            match self.next().await {
+                ReadResponse::Delivery(d) => taken.extend(d.messages.iter().map(|m| (d.partition, m.offset))),
+                other => panic!("{other:?}"),
+            }
+        }
+        taken
+    }
+}

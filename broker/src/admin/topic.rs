@@ -1,5 +1,7 @@
 //! Topics.
 
+use std::time::Duration;
+
 use alluvium_metadata::policies::Policies;
 use alluvium_metadata::segments::Segment;
 use alluvium_metadata::topics::Topic;
@@ -14,7 +16,10 @@ use tonic::{Request, Response, Status};
 use super::AdminEdge;
 use super::fault::{Refused, absent};
 use super::{page, policies};
+use crate::topic::OpenSegment;
 
+/// How long the owner of a partition may take to say what it knows of its open segment.
+const OPEN_PATIENCE: Duration = Duration::from_secs(1);
 /// The most partitions of a topic.
 const PARTITIONS_MAX: u32 = 1024;
 
@@ -55,17 +60,20 @@ fn partitions(asked: u32) -> Result<u32, Refused> {
     }
 }
 
-fn segment(segment: &Segment) -> v1::TopicSegment {
+/// A segment, with what its owner knows of it if it is the one that is written. One that was opened ahead is none yet (C66).
+fn segment(segment: &Segment, open: Option<OpenSegment>) -> Option<v1::TopicSegment> {
+    let first = segment.first?;
+    let open = open.filter(|open| open.ledger == segment.ledger);
     let sealed = segment.sealed;
-    let times = sealed.and_then(|s| s.times);
-    v1::TopicSegment {
+    let times = sealed.map_or(open.and_then(|open| open.times), |sealed| sealed.times);
+    Some(v1::TopicSegment {
         ledger: segment.ledger.get(),
-        first_offset: segment.first.map_or(0, |o| o.get()),
+        first_offset: open.map_or(first, |open| open.first).get(),
         end_offset: sealed.map(|s| s.end.get()),
-        bytes: sealed.map_or(0, |s| s.bytes),
+        bytes: sealed.map_or(open.map_or(0, |open| open.bytes), |s| s.bytes),
         first_time_ms: times.map_or(0, |(first, _)| first.as_millis()),
         last_time_ms: times.map_or(0, |(_, last)| last.as_millis()),
-    }
+    })
 }
 
 impl AdminEdge {
@@ -119,22 +127,29 @@ impl AdminEdge {
         let metadata = self.broker.metadata();
         let owner = metadata.ownership().get(id).await?.map(|o| o.value);
         let segments = metadata.segments().all(id).await?;
-        let (first, end) = match self.broker.loaded(topic.id, index) {
-            Some(bounds) => (bounds.first.get(), bounds.end.get()),
+        let loaded = self.broker.loaded(topic.id, index);
+        let open = match &loaded {
+            // An owner that is busy for so long is not waited for.
+            Some(handle) => self.broker.clock().timeout(OPEN_PATIENCE, handle.open_segment()).await.ok().flatten(),
+            None => None,
+        };
+        let (first, end) = match &loaded {
+            Some(handle) => (handle.bounds().first.get(), handle.bounds().end.get()),
             None => {
                 let end = segments.iter().rev().find_map(|s| s.value.sealed.map(|sealed| sealed.end).or(s.value.first));
                 let end = end.map_or(0, |o| o.get());
                 (segments.first().and_then(|s| s.value.first).map_or(end, |o| o.get()), end)
             }
         };
+        let segments: Vec<v1::TopicSegment> = segments.iter().filter_map(|s| segment(&s.value, open)).collect();
         Ok(v1::TopicPartition {
             partition: index.get(),
             owner: owner.as_ref().and_then(|o| o.holder.as_ref()).map(|h| h.broker.to_string()).unwrap_or_default(),
             epoch: owner.map_or(0, |o| o.epoch.get()),
             first_offset: first,
             end_offset: end,
-            bytes: segments.iter().filter_map(|s| s.value.sealed).map(|s| s.bytes).sum(),
-            segments: segments.iter().map(|s| segment(&s.value)).collect(),
+            bytes: segments.iter().map(|s| s.bytes).sum(),
+            segments,
         })
     }
 

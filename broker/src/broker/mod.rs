@@ -38,10 +38,10 @@ pub use subscriptions::SubscriptionInfo;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::topic::PartitionHandle;
 use crate::topic::cache::Tails;
 use crate::topic::command::Command;
 use crate::topic::lease::DispatchLease;
-use crate::topic::{Bounds, PartitionHandle};
 
 /// How long a topic's record is believed without looking again. What is decided by it compares it.
 const TOPIC_BELIEVED: Duration = Duration::from_secs(5);
@@ -313,9 +313,9 @@ impl Broker {
         self.0.opener.get(topic, index).await
     }
 
-    /// What of a partition can be read, if this broker has it loaded; loads nothing.
-    pub fn loaded(&self, topic: TopicId, index: PartitionIndex) -> Option<Bounds> {
-        self.0.opener.partitions.loaded(PartitionId { topic, index }).map(|handle| handle.bounds())
+    /// The handle of a partition, if this broker has it loaded; loads nothing.
+    pub fn loaded(&self, topic: TopicId, index: PartitionIndex) -> Option<PartitionHandle> {
+        self.0.opener.partitions.loaded(PartitionId { topic, index })
     }
 
     /// Ends what this broker has loaded of a topic that was deleted: streams get a fault, its ledgers become tombstones.

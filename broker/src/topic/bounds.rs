@@ -1,6 +1,7 @@
-//! What of a partition can be read.
+//! What of a partition can be read, and what is known of the segment that is written.
 
-use alluvium_types::ids::Offset;
+use alluvium_types::ids::{LedgerId, Offset};
+use alluvium_types::time::Timestamp;
 
 /// The offsets that a partition keeps and that are confirmed: from `first`, without `end`. There may be gaps where segments
 /// in between were trimmed.
@@ -22,4 +23,17 @@ impl Bounds {
     pub fn clamp(&self, offset: Offset) -> Offset {
         offset.max(self.first).min(self.end.max(self.first))
     }
+}
+
+/// What is confirmed of the segment that is written; metadata knows it once the segment is sealed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenSegment {
+    /// Its ledger.
+    pub ledger: LedgerId,
+    /// Its first offset.
+    pub first: Offset,
+    /// Bytes of its entries.
+    pub bytes: u64,
+    /// Server times of its first and its last message; `None` while it is empty.
+    pub times: Option<(Timestamp, Timestamp)>,
 }

@@ -4,7 +4,9 @@ use alluvium_types::fault::Fault;
 use alluvium_types::ids::PartitionIndex;
 use alluvium_types::names::ProducerName;
 use alluvium_types::replication::Replication;
+use tokio::sync::oneshot;
 
+use super::bounds::OpenSegment;
 use super::owner::PartitionPolicy;
 use super::specs::SpecsKnown;
 use crate::publish::coalesce::Admitted;
@@ -20,6 +22,8 @@ pub(crate) enum Command {
     Configure(SpecsKnown),
     /// The policies in force now.
     Policy(PartitionPolicy, Replication),
+    /// What is known of the segment that is written.
+    OpenSegment(oneshot::Sender<Option<OpenSegment>>),
     /// Store what was taken, close, and let go.
     Drain,
     /// Let go at once: the topic is deleted.

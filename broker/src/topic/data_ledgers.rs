@@ -103,6 +103,11 @@ impl DataLedgers {
         self.current.as_ref().map(|(slot, _)| slot.writer().ledger())
     }
 
+    /// The ledger that is written, or that was and is being sealed.
+    pub(super) fn last_ledger(&self) -> Option<LedgerId> {
+        self.current_ledger().or_else(|| self.closed.as_ref().map(|segment| segment.value.ledger))
+    }
+
     /// Ledgers are created with this from now on.
     pub(super) const fn set_replication(&mut self, replication: Replication) {
         self.replication = replication;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::{Epoch, Offset, Revision, TopicId};
 use alluvium_types::names::{PartitionName, SubscriptionName};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::bounds::Bounds;
+use super::bounds::{Bounds, OpenSegment};
 use super::command::{Command, PublishCommand};
 use super::hosted::SubscriptionKind;
 use super::lease::DispatchLease;
@@ -66,6 +66,13 @@ impl PartitionHandle {
     /// What can be read now.
     pub fn bounds(&self) -> Bounds {
         *self.0.bounds.borrow()
+    }
+
+    /// What is known of the segment that is written, if there is one. Asks the owner task; nobody has used the partition by it.
+    pub async fn open_segment(&self) -> Option<OpenSegment> {
+        let (reply, answer) = oneshot::channel();
+        self.0.commands.send(Command::OpenSegment(reply)).await.ok()?;
+        answer.await.ok().flatten()
     }
 
     /// Follows what can be read. The channel closes when ownership ends.

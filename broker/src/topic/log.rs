@@ -181,24 +181,24 @@ impl Log {
         self.end
     }
 
-    /// Where the ledger that is written begins, if there is one.
-    pub(crate) const fn open_first(&self) -> Option<Offset> {
+    /// Where the ledger that is written begins and what is confirmed of it, if there is one.
+    pub(crate) const fn open_segment(&self) -> Option<(Offset, Sealed)> {
         match &self.phase {
             Phase::Open(current) | Phase::Closing(current) | Phase::Closed(current) | Phase::Sealing(current) => {
-                Some(current.first)
+                Some((current.first, current.sealed))
             }
             Phase::Bare | Phase::Creating => None,
         }
     }
 
+    /// Where the ledger that is written begins, if there is one.
+    pub(crate) fn open_first(&self) -> Option<Offset> {
+        self.open_segment().map(|(first, _)| first)
+    }
+
     /// Confirmed bytes of the ledger that is written.
-    pub(crate) const fn open_bytes(&self) -> u64 {
-        match &self.phase {
-            Phase::Open(current) | Phase::Closing(current) | Phase::Closed(current) | Phase::Sealing(current) => {
-                current.sealed.bytes
-            }
-            Phase::Bare | Phase::Creating => 0,
-        }
+    pub(crate) fn open_bytes(&self) -> u64 {
+        self.open_segment().map_or(0, |(_, confirmed)| confirmed.bytes)
     }
 
     /// Bytes of entries in flight.

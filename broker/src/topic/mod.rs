@@ -27,7 +27,7 @@ mod state_ledgers;
 mod takeover;
 pub(crate) mod task;
 
-pub use bounds::Bounds;
+pub use bounds::{Bounds, OpenSegment};
 pub(crate) use data_ledgers::drop_ledgers;
 pub use entry::{LoadedEntry, PlacedBatch};
 pub use handle::PartitionHandle;

@@ -8,7 +8,7 @@ use alluvium_types::ids::TopicId;
 use alluvium_types::names::PartitionName;
 use tokio::sync::{mpsc, watch};
 
-use super::bounds::Bounds;
+use super::bounds::{Bounds, OpenSegment};
 use super::cache::TailCache;
 use super::command::{Command, PublishCommand};
 use super::complaints::Complaints;
@@ -286,6 +286,17 @@ impl PartitionTask {
                 self.owner.set_policy(now, policy);
                 self.data.set_replication(replication);
                 self.state.set_replication(replication);
+            }
+            Command::OpenSegment(reply) => {
+                let open = self.owner.open_segment().zip(self.data.last_ledger());
+                let known = open.map(|((first, confirmed), ledger)| OpenSegment {
+                    ledger,
+                    first,
+                    bytes: confirmed.bytes,
+                    times: confirmed.times,
+                });
+                // Who no longer waits has gone.
+                let _ = reply.send(known);
             }
             Command::Drain => {
                 self.closing.send_replace(true);

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use alluvium_proto::v1;
+use alluvium_proto::v1::Guarantee;
 use alluvium_proto::v1::consume_service_client::ConsumeServiceClient;
 use alluvium_proto::v1::read_request::Request as ReadRequest;
 use alluvium_proto::v1::read_response::Response as ReadResponse;
@@ -15,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use crate::cluster::{DEADLINE, Node, TOPIC, limit};
+use crate::cluster::{Cluster, DEADLINE, Node, TOPIC, batch, config, limit};
 
 fn earliest() -> Option<v1::Position> {
     Some(v1::Position { at: Some(v1::position::At::Earliest(v1::Earliest {})) })
@@ -143,4 +144,37 @@ impl Reading {
         }
         taken
     }
+}
+
+#[tokio::test]
+async fn what_the_owner_knows_of_the_open_segment_is_shown_and_none_that_is_opened_ahead() {
+    // It was shown as nothing, and the one ahead as a second one that begins at 0.
+    let cluster = Cluster::start(1).await;
+    let node = cluster.broker(config()).await;
+    node.make_topic(1, v1::Policies { rollover_bytes: Some(1 << 20), ..Default::default() }).await;
+    let mut stream = node.open(Guarantee::Quorum, "").await;
+    let payload = "x".repeat(100 << 10);
+    for id in 0..9 {
+        stream.send(id, 0, 0, batch(0, &[&payload])).await;
+        assert_eq!(stream.outcome().await, (id, Ok(id)));
+    }
+    let id = alluvium_metadata::PartitionId { topic: topic_id(&node).await, index: Default::default() };
+    crate::cluster::eventually("the next one is opened ahead", async || {
+        cluster.metadata().segments().all(id).await.expect("readable").len() == 2
+    })
+    .await;
+    let found = node.topics().get_topic(v1::GetTopicRequest { name: TOPIC.to_owned() }).await.expect("there").into_inner();
+    let partition = &found.partitions[0];
+    assert_eq!(partition.segments.len(), 1, "{partition:?}");
+    let segment = &partition.segments[0];
+    assert!(segment.bytes > 9 * (100 << 10) && partition.bytes == segment.bytes, "{partition:?}");
+    assert_eq!((segment.first_offset, segment.end_offset), (0, None));
+    assert!(segment.first_time_ms > 0 && segment.last_time_ms >= segment.first_time_ms, "{segment:?}");
+    drop(stream);
+    node.drain().await;
+}
+
+async fn topic_id(node: &Node) -> alluvium_types::ids::TopicId {
+    let name = alluvium_types::names::TopicName::parse(TOPIC).expect("valid");
+    node.broker.topic(&name).await.expect("there").id
 }

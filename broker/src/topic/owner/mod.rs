@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use alluvium_metadata::segments::SegmentNumber;
+use alluvium_metadata::segments::{Sealed, SegmentNumber};
 use alluvium_types::entry::EntryHeader;
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::{EntryId, Offset, PartitionIndex};
@@ -228,6 +228,11 @@ impl<H: Hosted> Owner<H> {
         let end = self.log.confirmed_end();
         let first = self.segments.first().map(|segment| segment.first).or(self.log.open_first()).unwrap_or(end);
         Bounds { first: first.min(end), end }
+    }
+
+    /// Where the segment that is written begins, and what is confirmed of it.
+    pub(crate) const fn open_segment(&self) -> Option<(Offset, Sealed)> {
+        self.log.open_segment()
     }
 
     /// Whether another batch may be taken from the queue.

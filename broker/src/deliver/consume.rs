@@ -18,7 +18,8 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
 use tonic::Status;
 
-use super::membership::{Joiner, Membership, ReadDone, Spans};
+use super::growth::Growth;
+use super::membership::{Joiner, Membership, Partitions, ReadDone, Spans};
 use super::outbox::{Hold, Outbox, paused};
 use super::parcel::{Decoded, Format, Parcel, Step};
 use super::request;
@@ -42,6 +43,8 @@ const STALL: Duration = Duration::from_secs(10);
 pub(super) struct Session<S> {
     pub(super) around: Surroundings,
     pub(super) membership: Membership,
+    /// For one that consumes all partitions.
+    pub(super) growth: Option<Growth>,
     pub(super) format: Format,
     pub(super) requests: S,
     pub(super) outbox: Outbox<v1::SubscribeResponse>,
@@ -77,6 +80,7 @@ enum Wake {
     Changed,
     Room,
     Decode(BytesHeld),
+    Grown(Partitions),
     Time,
 }
 
@@ -128,6 +132,7 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
     async fn serve(&mut self, work: &mut Work) -> End {
         let mut reads: FuturesUnordered<BoxFuture<'static, ReadDone>> = FuturesUnordered::new();
         let mut room_for_decoding: Option<BoxFuture<'static, BytesHeld>> = None;
+        let mut growing = self.growing();
         loop {
             if let Err(fault) = self.take_events(work, &mut reads) {
                 return End::Fault(fault);
@@ -150,6 +155,7 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
                 request = self.requests.next(), if !work.half_closed && work.receipts_open < RECEIPTS_OPEN_MAX => Wake::Request(request),
                 held = some(&mut room_for_decoding), if room_for_decoding.is_some() => Wake::Decode(held),
                 () = self.outbox.room(), if wants_room => Wake::Room,
+                grown = some(&mut growing), if growing.is_some() => Wake::Grown(grown),
                 () = self.around.clock.sleep_until(alarm.unwrap_or_default()), if alarm.is_some() => Wake::Time,
             };
             match wake {
@@ -157,6 +163,12 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
                 Wake::Gone => return End::Gone,
                 Wake::Read((partition, from, result)) => {
                     work.inputs.push_back((partition, self.membership.entries(from, result)));
+                }
+                Wake::Grown(more) => {
+                    if let Err(fault) = self.membership.grow(more).await {
+                        return End::Fault(fault);
+                    }
+                    growing = self.growing();
                 }
                 Wake::Changed => work.waits_for_credit = false,
                 Wake::Time => {
@@ -199,6 +211,12 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
                 }
             }
         }
+    }
+
+    /// Resolves once there are partitions to join in.
+    fn growing(&self) -> Option<BoxFuture<'static, Partitions>> {
+        let growth = self.growth.clone()?;
+        Some(growth.behind(self.membership.partitions.len()).boxed())
     }
 
     /// Takes what the machines put into the mailbox.
@@ -567,7 +585,8 @@ mod tests {
             let membership = Membership::joined(joiner, partitions, mailbox.clone(), tasks.clone());
             let (outbox, responses) = Outbox::new();
             let around = Surroundings { clock: clock.clone(), tasks, budget, metrics: metrics.clone() };
-            let session = Session { around, membership, format: Format::Batches, requests: futures::stream::pending(), outbox };
+            let requests = futures::stream::pending();
+            let session = Session { around, membership, growth: None, format: Format::Batches, requests, outbox };
             Self { clock, mailbox, responses, metrics, session: Some(session), _commands }
         }
 

@@ -9,6 +9,7 @@
 //! place), `consume` (a subscription's stream), `parcel` (a delivery as responses), `outbox` (to the transport), `pull` and `settle` (the unary twins), `read` (without a cursor).
 
 mod consume;
+mod growth;
 mod membership;
 mod metrics;
 mod outbox;

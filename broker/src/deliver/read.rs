@@ -9,23 +9,25 @@ use alluvium_proto::{PROTOCOL_VERSION, v1};
 use alluvium_runtime::budget::BytesHeld;
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::{Offset, PartitionIndex};
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, try_join_all};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
 use tonic::Status;
 
 use super::consume::{problem, some};
+use super::growth::Growth;
 use super::membership::{Partitions, ReadDone};
 use super::outbox::{Hold, Outbox, Responses};
 use super::parcel::{Decoded, Format, Parcel, Step};
 use super::request;
 use super::service::{ConsumeEdge, Surroundings};
+use crate::broker::StartAt;
 use crate::subscription::credit::Account;
 use crate::subscription::state::choose;
 use crate::subscription::window::{Shape, shapes};
 use crate::subscription::{Delivery, Span};
 use crate::topic::reader::{read_retry, unreadable};
-use crate::topic::{LoadedEntry, ReadFault};
+use crate::topic::{LoadedEntry, PartitionHandle, ReadFault};
 
 /// About what is read at a time.
 const READ_BYTES: usize = 512 << 10;
@@ -40,6 +42,8 @@ const STALL: Duration = Duration::from_secs(10);
 pub(super) struct Session<S> {
     around: Surroundings,
     partitions: Partitions,
+    /// For one that reads all partitions, and where it begins in new ones.
+    growth: Option<(Growth, StartAt)>,
     format: Format,
     requests: S,
     outbox: Outbox<v1::ReadResponse>,
@@ -81,6 +85,7 @@ enum Wake {
     More(PartitionIndex, bool),
     Room,
     Decode(BytesHeld),
+    Grown(Grown),
     Rest,
 }
 
@@ -91,11 +96,15 @@ enum End {
     Fault(Fault),
 }
 
+/// New partitions, and where reading begins in each.
+type Grown = Vec<(PartitionIndex, PartitionHandle, Offset)>;
+
 #[derive(Default)]
 struct Waiting {
     reads: FuturesUnordered<BoxFuture<'static, ReadDone>>,
     more: FuturesUnordered<BoxFuture<'static, (PartitionIndex, bool)>>,
     decoding: Option<BoxFuture<'static, BytesHeld>>,
+    growing: Option<BoxFuture<'static, Grown>>,
 }
 
 /// Opens the partitions and finds where to begin.
@@ -116,10 +125,13 @@ pub(super) async fn open<S>(
         let next = handle.resolve(asked.start).await?;
         let bounds = handle.bounds();
         let stop = asked.stop_at_end.then_some(bounds.end);
-        places.insert(*index, Place { next, stop, entries: VecDeque::new(), busy: false, failures: 0, decoded: None });
+        places.insert(*index, Place { stop, ..Place::at(next) });
         let (first_offset, end_offset) = (bounds.first.get(), bounds.end.get());
         ranges.push(v1::PartitionRange { partition: index.get(), first_offset, end_offset });
     }
+    // All of a new partition comes after the end that there was.
+    let start = if asked.start == StartAt::Latest { StartAt::Earliest } else { asked.start };
+    let growth = Growth::of(edge, &topic, &asked.partitions, None).filter(|_| !asked.stop_at_end).map(|growth| (growth, start));
     let (outbox, responses) = Outbox::new();
     let opened = v1::ReadOpened { protocol_version: PROTOCOL_VERSION, partitions: ranges };
     outbox.send(response(Response::Opened(opened)), Hold::default());
@@ -133,7 +145,7 @@ pub(super) async fn open<S>(
         stalled: false,
         served_last: None,
     };
-    Ok((Session { around: edge.surroundings(), partitions, format: asked.format, requests, outbox, work }, responses))
+    Ok((Session { around: edge.surroundings(), partitions, growth, format: asked.format, requests, outbox, work }, responses))
 }
 
 impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S> {
@@ -148,7 +160,7 @@ impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S
     }
 
     async fn serve(&mut self) -> End {
-        let mut waiting = Waiting::default();
+        let mut waiting = Waiting { growing: self.growing(), ..Waiting::default() };
         loop {
             self.next_parcel();
             self.begin_reads(&mut waiting);
@@ -168,6 +180,7 @@ impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S
                 held = some(&mut waiting.decoding), if waiting.decoding.is_some() => Wake::Decode(held),
                 () = self.outbox.room(), if wants_room => Wake::Room,
                 Some((partition, owned)) = waiting.more.next() => Wake::More(partition, owned),
+                grown = some(&mut waiting.growing), if waiting.growing.is_some() => Wake::Grown(grown),
                 () = self.around.clock.sleep_until(rest), if stalls => Wake::Rest,
             };
             self.work.stalled =
@@ -186,6 +199,15 @@ impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S
                     self.send(&mut waiting, sendable);
                     Ok(())
                 }
+                Wake::Grown(grown) => {
+                    for (index, handle, next) in grown {
+                        tracing::debug!(partition = %handle.name(), %next, "a stream reads a new partition");
+                        self.work.places.insert(index, Place::at(next));
+                        self.partitions.insert(index, handle);
+                    }
+                    waiting.growing = self.growing();
+                    Ok(())
+                }
                 Wake::Rest => {
                     self.work.rest();
                     Ok(())
@@ -202,6 +224,26 @@ impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S
                 return End::Fault(fault);
             }
         }
+    }
+
+    /// Resolves once there are partitions to read as well.
+    fn growing(&self) -> Option<BoxFuture<'static, Grown>> {
+        let (growth, start) = self.growth.clone()?;
+        let known = self.partitions.len();
+        let grown = async move {
+            loop {
+                let opened = growth.clone().behind(known).await;
+                let begun = opened.into_iter().map(async |(index, handle)| {
+                    let next = handle.resolve(start).await?;
+                    Ok::<_, Fault>((index, handle, next))
+                });
+                match try_join_all(begun).await {
+                    Ok(grown) => return grown,
+                    Err(fault) => tracing::debug!(%fault, "where to begin in a new partition is looked for again"),
+                }
+            }
+        };
+        Some(grown.boxed())
     }
 
     /// Takes the next messages that are at hand and that credit covers, a partition after the other.
@@ -369,6 +411,10 @@ impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S
 }
 
 impl Place {
+    const fn at(next: Offset) -> Self {
+        Self { next, stop: None, entries: VecDeque::new(), busy: false, failures: 0, decoded: None }
+    }
+
     fn is_complete(&self) -> bool {
         self.stop.is_some_and(|stop| self.next >= stop)
     }

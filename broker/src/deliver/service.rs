@@ -17,6 +17,7 @@ use futures::future::try_join_all;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::growth::Growth;
 use super::membership::{Joiner, Membership, Partitions};
 use super::metrics::DeliverMetrics;
 use super::outbox::{Outbox, Responses};
@@ -113,6 +114,7 @@ impl ConsumeEdge {
         let subscription = self.broker.subscription(&topic, &open.subscription, open.kind, Some(open.start)).await?;
         let partitions = self.partitions_of(&subscription, &topic, &open.partitions).await?;
         let kind = subscription.kind;
+        let growth = Growth::of(self, &topic, &open.partitions, Some(&subscription));
         let opened = consume::subscribed(partitions.keys().copied(), kind);
         let joiner = Joiner {
             subscription: open.subscription,
@@ -125,7 +127,8 @@ impl ConsumeEdge {
         let tasks = self.broker.tasks();
         let membership = Membership::join(joiner, partitions, mailbox, tasks.clone()).await?;
         let (outbox, responses) = Outbox::new();
-        let session = consume::Session { around: self.surroundings(), membership, format: open.format, requests, outbox };
+        let around = self.surroundings();
+        let session = consume::Session { around, membership, growth, format: open.format, requests, outbox };
         tasks.spawn("consume", OnFailure::Log, async move {
             session.run(opened).await;
             Ok::<(), Fault>(())

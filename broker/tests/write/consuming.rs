@@ -147,6 +147,40 @@ impl Reading {
 }
 
 #[tokio::test]
+async fn partitions_that_a_topic_is_given_reach_streams_that_asked_for_all() {
+    // They were never consumed by streams that were open.
+    let cluster = Cluster::start(1).await;
+    let node = cluster.broker(config()).await;
+    node.make_topic(1, v1::Policies::default()).await;
+    let mut consuming = Consuming::open(&node, "c", false).await.expect("subscribed");
+    let latest = Some(v1::Position { at: Some(v1::position::At::Latest(v1::Latest {})) });
+    let mut reading = Reading::open(&node, latest).await;
+    // By another broker: nobody tells this one.
+    let topics = cluster.metadata().topics();
+    let name = alluvium_types::names::TopicName::parse(TOPIC).expect("valid");
+    let record = topics.get(&name).await.expect("readable").expect("there");
+    topics.set_partitions(&name, &record, 3).await.expect("changed");
+    let mut stream = node.open(Guarantee::Quorum, "").await;
+    stream.send(0, 0, 0, batch(0, &["old"])).await;
+    assert_eq!(stream.outcome().await, (0, Ok(0)));
+    assert_eq!(consuming.take(1).await, [(0, 0)]);
+    assert_eq!(reading.take(1).await, [(0, 0)]);
+    for partition in 1..3 {
+        crate::cluster::eventually("this broker knows of it", async || {
+            let mut stream = node.open(Guarantee::Quorum, "").await;
+            stream.send(1, partition, 0, batch(0, &["new"])).await;
+            stream.outcome().await.1.is_ok()
+        })
+        .await;
+        assert_eq!(consuming.take(1).await, [(partition, 0)]);
+        assert_eq!(reading.take(1).await, [(partition, 0)], "also by who began at the end: all of it came later");
+    }
+    assert_eq!(consuming.ack(0, 0).await, None);
+    drop((stream, consuming, reading));
+    node.drain().await;
+}
+
+#[tokio::test]
 async fn what_the_owner_knows_of_the_open_segment_is_shown_and_none_that_is_opened_ahead() {
     // It was shown as nothing, and the one ahead as a second one that begins at 0.
     let cluster = Cluster::start(1).await;

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 
-use super::consume::log_undeliverable;
+use super::consume::{log_undeliverable, problem};
 use super::membership::{Joiner, Membership, ReadDone, Spans};
 use super::outbox::paused;
 use super::parcel::{Format, Parcel, Step};
@@ -21,6 +21,9 @@ use crate::topic::SubscriptionKind;
 
 /// How long what is on its way is waited for: others after the first message, or the first after a read.
 const GATHER: Duration = Duration::from_millis(5);
+/// How long other messages are waited for when some can't be delivered: not so long that nothing is heard of those, and long
+/// enough for who asks again and again.
+const FAULT_WAIT: Duration = Duration::from_secs(1);
 /// The longest a pull goes on past its time for a read that is under way.
 const READ_WAIT: Duration = Duration::from_secs(5);
 
@@ -30,6 +33,10 @@ struct Taken {
     messages: Vec<v1::PulledMessage>,
     kept: Spans,
     unsent: Spans,
+    /// What can't be delivered.
+    faults: Vec<v1::DeliveryFault>,
+    /// Of that, what never will be: it counts as acknowledged once it is told.
+    undeliverable: Spans,
     full: bool,
 }
 
@@ -57,6 +64,11 @@ pub(super) async fn pull(edge: &ConsumeEdge, request: v1::PullRequest) -> Result
     gather(edge, &membership, &mut taken, until).await?;
     taken.give_back_paused(|partition| membership.may_dispatch(partition));
     let (kept, partitions) = (taken.kept.clone(), membership.partitions.clone());
+    for (partition, spans) in std::mem::take(&mut taken.undeliverable) {
+        for span in spans {
+            membership.tell(partition, membership.undeliverable(span)).await?;
+        }
+    }
     // What is answered stays with the caller until its deadline. An owner that ended in between has forgotten it: it is
     // delivered again.
     membership
@@ -67,7 +79,7 @@ pub(super) async fn pull(edge: &ConsumeEdge, request: v1::PullRequest) -> Result
     if kept.keys().any(|partition| !partitions[partition].may_dispatch(kind)) {
         return Err(paused());
     }
-    Ok(v1::PullResponse { messages: taken.messages })
+    Ok(v1::PullResponse { messages: taken.messages, faults: taken.faults })
 }
 
 impl Taken {
@@ -86,7 +98,7 @@ async fn gather(edge: &ConsumeEdge, membership: &Membership, taken: &mut Taken, 
     let mut reads: FuturesUnordered<BoxFuture<'static, ReadDone>> = FuturesUnordered::new();
     let last = until.after(READ_WAIT);
     let mut until = until.max(clock.mono().after(GATHER));
-    let mut gathering = false;
+    let (mut gathering, mut troubled) = (false, false);
     loop {
         take_events(edge, membership, taken, &mut reads).await?;
         let some = !taken.messages.is_empty();
@@ -96,6 +108,10 @@ async fn gather(edge: &ConsumeEdge, membership: &Membership, taken: &mut Taken, 
         if some && !gathering {
             gathering = true;
             until = until.min(clock.mono().after(GATHER));
+        }
+        if !taken.faults.is_empty() && !troubled {
+            troubled = true;
+            until = until.min(clock.mono().after(FAULT_WAIT));
         }
         // There is something to read: an empty answer would be wrong.
         let until_now = if !some && !reads.is_empty() { last } else { until };
@@ -128,11 +144,9 @@ async fn take_events(
                 reads.push(async move { (partition, from, reader.read(from, bytes_max).await) }.boxed());
             }
             Event::Ended(fault) => return Err(fault),
-            Event::Problem { fault, .. } => {
+            Event::Problem { span, fault } => {
                 edge.metrics().unreadable.inc();
-                if taken.messages.is_empty() {
-                    return Err(fault);
-                }
+                taken.faults.push(problem(partition, span.first, span.end, String::new(), &fault));
             }
             Event::Receipt { .. } => {}
         }
@@ -143,7 +157,7 @@ async fn take_events(
     Ok(())
 }
 
-/// Decodes what came. What can't be decoded is logged and skipped, as on a stream.
+/// Decodes what came. What can't be decoded is reported and skipped, as on a stream.
 async fn open(edge: &ConsumeEdge, membership: &Membership, taken: &mut Taken, mut parcel: Parcel) -> Result<(), Fault> {
     let (partition, mailbox) = (parcel.partition(), &membership.mailbox);
     let handle = &membership.partitions[&partition];
@@ -173,7 +187,10 @@ async fn open(edge: &ConsumeEdge, membership: &Membership, taken: &mut Taken, mu
                 edge.metrics().undeliverable.inc_by(span.count());
                 mailbox.sent(unused.messages);
                 mailbox.refund(unused);
-                membership.tell(partition, membership.undeliverable(span)).await?;
+                let fault = Fault::new(FaultKind::DataLoss, error.reason, error.to_string());
+                let producer = producer.map(|p| p.to_string()).unwrap_or_default();
+                taken.faults.push(problem(partition, span.first, span.end, producer, &fault));
+                taken.undeliverable.entry(partition).or_default().push(span);
             }
             Step::NeedsCredit => {
                 // Larger than what was asked for, or not to be dispatched now (M4): it is for another call.

@@ -1,5 +1,7 @@
 //! Acknowledging and giving back, without a stream.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use alluvium_proto::v1;
 use alluvium_types::fault::Fault;
 use alluvium_types::ids::{Offset, PartitionIndex};
@@ -13,7 +15,7 @@ use crate::subscription::{AckRequest, AckTarget, Input, Span};
 
 /// Answers once everything named is acknowledged and durable (S1). On a fault some of it may be; doing it again is harmless.
 pub(super) async fn acknowledge(edge: &ConsumeEdge, request: v1::AcknowledgeRequest) -> Result<v1::AcknowledgeResponse, Fault> {
-    let mut asked: std::collections::BTreeMap<PartitionIndex, (Vec<Span>, Option<Offset>)> =
+    let mut asked: BTreeMap<PartitionIndex, (Vec<Span>, Option<Offset>)> =
         request::ids("ids", &request.ids)?.into_iter().map(|(partition, spans)| (partition, (spans, None))).collect();
     for id in &request.up_to {
         let before = request::behind("up_to", id.offset)?;
@@ -23,8 +25,8 @@ pub(super) async fn acknowledge(edge: &ConsumeEdge, request: v1::AcknowledgeRequ
     if asked.is_empty() {
         return Err(Fault::invalid("ids", "EMPTY", "nothing is named to acknowledge"));
     }
-    let wanted: Vec<PartitionIndex> = asked.keys().copied().collect();
-    let (subscription, partitions) = find(edge, &request.topic, &request.subscription, &wanted).await?;
+    let (subscription, partitions) =
+        find(edge, &request.topic, &request.subscription, [("ids", &request.ids), ("up_to", &request.up_to)]).await?;
     let mut answers = Vec::new();
     for (partition, (spans, before)) in asked {
         let handle = &partitions[&partition];
@@ -47,8 +49,7 @@ pub(super) async fn nack(edge: &ConsumeEdge, request: v1::NackRequest) -> Result
     if asked.is_empty() {
         return Err(Fault::invalid("ids", "EMPTY", "nothing is named to give back"));
     }
-    let wanted: Vec<PartitionIndex> = asked.keys().copied().collect();
-    let (subscription, partitions) = find(edge, &request.topic, &request.subscription, &wanted).await?;
+    let (subscription, partitions) = find(edge, &request.topic, &request.subscription, [("ids", &request.ids)]).await?;
     for (partition, spans) in asked {
         let handle = &partitions[&partition];
         let (reply, answer) = oneshot::channel();
@@ -59,15 +60,25 @@ pub(super) async fn nack(edge: &ConsumeEdge, request: v1::NackRequest) -> Result
     Ok(v1::NackResponse {})
 }
 
-async fn find(
+/// The partitions that are named in these fields of a request.
+async fn find<const N: usize>(
     edge: &ConsumeEdge,
     topic: &str,
     subscription: &str,
-    wanted: &[PartitionIndex],
+    named: [(&str, &Vec<v1::MessageId>); N],
 ) -> Result<(SubscriptionName, Partitions), Fault> {
     let (topic, subscription) = (TopicName::parse(topic)?, SubscriptionName::parse(subscription)?);
     let topic = edge.topic(&topic).await?;
     let subscription = edge.broker.subscription(&topic, &subscription, None, None).await?;
-    let partitions = edge.partitions_of(&subscription, &topic, wanted).await?;
+    let mut wanted = BTreeSet::new();
+    for (field, id) in named.iter().flat_map(|(field, ids)| ids.iter().map(move |id| (*field, id))) {
+        if id.partition >= topic.partitions {
+            let text = format!("topic {} has {} partitions, and no partition {}", topic.name, topic.partitions, id.partition);
+            return Err(Fault::invalid(field, "UNKNOWN_PARTITION", text));
+        }
+        wanted.insert(PartitionIndex::new(id.partition));
+    }
+    let wanted: Vec<PartitionIndex> = wanted.into_iter().collect();
+    let partitions = edge.partitions_of(&subscription, &topic, &wanted).await?;
     Ok((subscription.name, partitions))
 }

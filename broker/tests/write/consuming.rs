@@ -11,10 +11,14 @@ use alluvium_proto::v1::subscribe_request::Request;
 use alluvium_proto::v1::subscribe_response::Response;
 use alluvium_proto::v1::subscription_service_client::SubscriptionServiceClient;
 use alluvium_runtime::clock::Clock;
+use alluvium_types::batch::{BatchHeader, Codec};
+use alluvium_types::checksum::Crc32c;
+use alluvium_types::time::Timestamp;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
+use tonic_types::StatusExt;
 
 use crate::cluster::{Cluster, DEADLINE, Node, TOPIC, batch, config, limit};
 
@@ -28,8 +32,19 @@ fn hello() -> Option<v1::Hello> {
 
 const CREDIT: Option<v1::Credit> = Some(v1::Credit { messages: 100_000, bytes: 1 << 30 });
 
-fn consumer(node: &Node) -> ConsumeServiceClient<Channel> {
+pub(crate) fn consumer(node: &Node) -> ConsumeServiceClient<Channel> {
     ConsumeServiceClient::new(node.channel.clone()).max_decoding_message_size(limit())
+}
+
+pub(crate) fn pull(wait_ms: u64) -> v1::PullRequest {
+    v1::PullRequest {
+        topic: TOPIC.to_owned(),
+        subscription: "s".to_owned(),
+        messages_max: 100,
+        wait_ms,
+        start: earliest(),
+        ..Default::default()
+    }
 }
 
 pub(crate) async fn stats(node: &Node) -> v1::PartitionCursor {
@@ -146,6 +161,21 @@ impl Reading {
     }
 }
 
+/// Three said, two inside, and a checksum that fits: nothing that is seen without opening it.
+fn lie() -> v1::Batch {
+    let mut lie = batch(0, &["x", "y"]);
+    lie.count = 3;
+    let header = BatchHeader {
+        count: 3,
+        codec: Codec::None,
+        inflated_bytes: lie.inflated_bytes,
+        publish_time: Timestamp::from_millis(lie.publish_time_ms),
+        ..BatchHeader::default()
+    };
+    lie.checksum = header.checksum(Crc32c::of(&lie.blob), lie.blob.len()).get();
+    lie
+}
+
 #[tokio::test]
 async fn partitions_that_a_topic_is_given_reach_streams_that_asked_for_all() {
     // They were never consumed by streams that were open.
@@ -177,6 +207,58 @@ async fn partitions_that_a_topic_is_given_reach_streams_that_asked_for_all() {
     }
     assert_eq!(consuming.ack(0, 0).await, None);
     drop((stream, consuming, reading));
+    node.drain().await;
+}
+
+#[tokio::test]
+async fn t6_a_pull_reports_a_batch_that_contradicts_its_header_and_acknowledges_it_then() {
+    // It was dropped and acknowledged, and nobody heard of it.
+    let cluster = Cluster::start(1).await;
+    let node = cluster.broker(config()).await;
+    node.make_topic(1, v1::Policies::default()).await;
+    let mut stream = node.open(Guarantee::Quorum, "").await;
+    for (id, batch) in [batch(0, &["good"]), lie(), batch(0, &["after"])].into_iter().enumerate() {
+        stream.send(id as u64, 0, 0, batch).await;
+        stream.outcome().await.1.expect("the broker never opens a batch");
+    }
+    let pulled = consumer(&node).pull(pull(5_000)).await.expect("pulled").into_inner();
+    let offsets: Vec<u64> = pulled.messages.iter().filter_map(|m| m.message.as_ref()).map(|m| m.offset).collect();
+    assert_eq!(offsets, [0, 4]);
+    let faults: Vec<_> = pulled.faults.into_iter().map(of).collect();
+    assert_eq!(faults, [("BATCH_COUNT".to_owned(), 1, 3)]);
+    let left = stats(&node).await;
+    assert_eq!((left.backlog, left.in_flight, left.acknowledged_ranges), (2, 2, 1), "{left:?}");
+    drop(stream);
+    node.drain().await;
+}
+
+#[tokio::test]
+async fn a_wrong_acknowledgement_is_told_in_the_words_of_its_request() {
+    let cluster = Cluster::start(1).await;
+    let node = cluster.broker(config()).await;
+    node.make_topic(1, v1::Policies::default()).await;
+    let mut consuming = Consuming::open(&node, "", false).await.expect("subscribed");
+    let id = |partition, offset| v1::MessageId { partition, offset };
+    let request = |ids: &[v1::MessageId], up_to: &[v1::MessageId]| v1::AcknowledgeRequest {
+        topic: TOPIC.to_owned(),
+        subscription: "s".to_owned(),
+        ids: ids.to_vec(),
+        up_to: up_to.to_vec(),
+    };
+    for (request, field) in [
+        (request(&[id(0, 7)], &[]), "ids"),
+        (request(&[id(9, 0)], &[]), "ids"),
+        (request(&[], &[id(0, 7)]), "up_to"),
+        (request(&[], &[id(9, 0)]), "up_to"),
+    ] {
+        let refused = consumer(&node).acknowledge(request).await.expect_err("nothing was published");
+        let named = refused.get_error_details().bad_request().map(|bad| bad.field_violations[0].field.clone());
+        assert_eq!(named.as_deref(), Some(field), "{refused}");
+    }
+    assert_eq!(consuming.ack(7, 7).await.expect("refused").field, "ack.ranges");
+    let busy = Consuming::open(&node, "two", false).await.err().expect("it is taken");
+    assert!(busy.message().contains("an unnamed consumer is connected"), "{busy}");
+    drop(consuming);
     node.drain().await;
 }
 

@@ -9,7 +9,7 @@ use alluvium_types::names::TopicName;
 
 use crate::bookie::Mood;
 use crate::cluster::{Cluster, Node, TOPIC, batch, config, eventually};
-use crate::consuming::{Consuming, Reading, of, stats};
+use crate::consuming::{Consuming, Reading, consumer, of, pull, stats};
 
 const MESSAGES: u64 = 200;
 
@@ -83,6 +83,19 @@ async fn t6_a_subscription_behind_a_loss_says_what_waits_and_for_what() {
     let found = stats(&node).await;
     assert_eq!((found.backlog, found.in_flight, found.unreadable, found.blocked), (50, 50, 0, 0), "{found:?}");
     drop((first, second));
+    node.drain().await;
+}
+
+#[tokio::test]
+async fn t6_pulls_report_a_loss_and_give_what_lies_behind_it() {
+    let (_cluster, node) = with_losses(0..120).await;
+    let mut found = Vec::new();
+    for _ in 0..2 {
+        let pulled = consumer(&node).pull(pull(10_000)).await.expect("pulled").into_inner();
+        assert_eq!(of(pulled.faults[0].clone()), ("MESSAGES_UNREADABLE".to_owned(), 0, 119), "each is told");
+        found.extend(pulled.messages.iter().filter_map(|m| m.message.as_ref()).map(|m| m.offset));
+    }
+    assert!(!found.is_empty() && found.iter().all(|offset| *offset >= 120), "{found:?}");
     node.drain().await;
 }
 

@@ -110,6 +110,8 @@ struct Cursor {
     acknowledged_ranges: u64,
     in_flight: u64,
     delayed: u64,
+    unreadable: u64,
+    blocked: u64,
     consumers: Vec<Consumer>,
 }
 
@@ -155,6 +157,8 @@ impl From<admin::PartitionCursor> for Cursor {
             acknowledged_ranges: cursor.acknowledged_ranges,
             in_flight: cursor.in_flight,
             delayed: cursor.delayed,
+            unreadable: cursor.unreadable,
+            blocked: cursor.blocked,
             consumers: cursor.consumers.into_iter().map(consumer).collect(),
         }
     }
@@ -183,7 +187,7 @@ impl Show for Whole {
 
 impl Show for Cursor {
     fn columns() -> &'static [&'static str] {
-        &["PARTITION", "NEXT", "END", "LAG", "BACKLOG", "RANGES", "IN FLIGHT", "DELAYED", "CONSUMERS"]
+        &["PARTITION", "NEXT", "END", "LAG", "BACKLOG", "RANGES", "IN FLIGHT", "DELAYED", "UNREADABLE", "CONSUMERS"]
     }
 
     fn row(&self) -> Vec<String> {
@@ -197,6 +201,7 @@ impl Show for Cursor {
             self.acknowledged_ranges,
             self.in_flight,
             self.delayed,
+            self.unreadable,
         ];
         let consumers = if consumers.is_empty() { "-".to_owned() } else { consumers.join(",") };
         figures.iter().map(u64::to_string).chain([consumers]).collect()

@@ -225,8 +225,8 @@ impl Consume {
             consumer.acker().flush().await?;
             let (_, cursors) = admin.subscription_stats(&self.topic, name).await?;
             let mine = cursors.iter().filter(|c| self.partitions.is_empty() || self.partitions.contains(&c.partition));
-            // What others hold, or what waits for its delay, is not at hand.
-            let due: u64 = mine.clone().map(|c| c.backlog.saturating_sub(c.in_flight).saturating_sub(c.delayed)).sum();
+            // What others hold, what waits for its delay or behind what can't be read is not at hand.
+            let due: u64 = mine.clone().map(|c| c.backlog.saturating_sub(c.in_flight + c.delayed + c.blocked)).sum();
             let delayed: u64 = mine.map(|c| c.delayed).sum();
             if due == 0 {
                 return Ok(source.next().now_or_never().flatten());

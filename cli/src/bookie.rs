@@ -1,7 +1,7 @@
-//! Bookies.
+//! Bookies: run one, or list those that live.
 
 use alluvium_client::admin;
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::command::Common;
@@ -9,8 +9,19 @@ use crate::exit::Failure;
 use crate::output::Show;
 use crate::units::show_size;
 
+#[derive(Debug, Args)]
+#[cfg_attr(feature = "server", command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true))]
+#[cfg_attr(not(feature = "server"), command(subcommand_required = true))]
+pub(crate) struct Bookie {
+    #[command(subcommand)]
+    tool: Option<Tool>,
+    #[cfg(feature = "server")]
+    #[command(flatten)]
+    serve: crate::serve::Serve,
+}
+
 #[derive(Debug, Subcommand)]
-pub(crate) enum Bookie {
+enum Tool {
     /// List all bookies
     List,
 }
@@ -60,7 +71,12 @@ impl Show for View {
 
 impl Bookie {
     pub(crate) async fn run(self, common: &Common) -> Result<(), Failure> {
-        let Self::List = self;
+        let Some(Tool::List) = self.tool else {
+            #[cfg(feature = "server")]
+            return self.serve.run::<alluvium_server::bookie::Config>(common).await;
+            #[cfg(not(feature = "server"))]
+            return Err(Failure::usage("what is to be done with bookies?"));
+        };
         let bookies = common.server.admin().await?.list_bookies().await?;
         common.output.many("bookies", &bookies.into_iter().map(View::from).collect::<Vec<_>>())
     }

@@ -35,8 +35,11 @@ pub(crate) struct Common {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run everything in one process
-    #[cfg(feature = "standalone")]
+    #[cfg(feature = "server")]
     Standalone(Box<crate::standalone::Standalone>),
+    /// Run a broker of a cluster
+    #[cfg(feature = "server")]
+    Broker(crate::broker::Broker),
     /// Publish lines as messages
     Produce(Box<produce::Produce>),
     /// Print messages, through a subscription or without one
@@ -56,8 +59,7 @@ enum Command {
     /// The cluster
     #[command(subcommand)]
     Cluster(cluster::Cluster),
-    /// The servers that keep entries
-    #[command(subcommand)]
+    /// The servers that keep entries: list them, or run one
     Bookie(bookie::Bookie),
     /// What bookies keep: replicated sequences of entries
     #[command(subcommand)]
@@ -73,8 +75,10 @@ impl Cli {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let common = self.common;
         match self.command {
-            #[cfg(feature = "standalone")]
-            Command::Standalone(standalone) => standalone.run(&common).await,
+            #[cfg(feature = "server")]
+            Command::Standalone(standalone) => Box::pin(standalone.run(&common)).await,
+            #[cfg(feature = "server")]
+            Command::Broker(broker) => Box::pin(broker.run(&common)).await,
             Command::Produce(produce) => Box::pin(produce.run(&common)).await,
             Command::Consume(consume) => Box::pin(consume.run(&common)).await,
             Command::Topic(topic) => topic.run(&common).await,
@@ -82,7 +86,7 @@ impl Cli {
             Command::Namespace(namespace) => namespace.run(&common).await,
             Command::Tenant(tenant) => tenant.run(&common).await,
             Command::Cluster(cluster) => cluster.run(&common).await,
-            Command::Bookie(bookie) => bookie.run(&common).await,
+            Command::Bookie(bookie) => Box::pin(bookie.run(&common)).await,
             Command::Ledger(ledger) => ledger.run(&common).await,
             Command::Context(context) => context.run(&common).await,
             Command::Completion(completion) => completion.run(&common),

@@ -1,6 +1,8 @@
 //! The `alluvium` binary: servers and tools, one file for each noun.
 
 mod bookie;
+#[cfg(feature = "server")]
+mod broker;
 mod cluster;
 mod command;
 mod completion;
@@ -13,8 +15,10 @@ mod namespace;
 mod output;
 mod policies;
 mod produce;
+#[cfg(feature = "server")]
+mod serve;
 mod server;
-#[cfg(feature = "standalone")]
+#[cfg(feature = "server")]
 mod standalone;
 mod subscription;
 mod tenant;

@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use alluvium_standalone::Config;
+use alluvium_server::Role;
+use alluvium_server::standalone::Config;
 use clap::Args;
-use serde_json::json;
 
 use crate::command::Common;
-use crate::exit::{Code, Failure};
-use crate::output::{Output, print};
+use crate::exit::Failure;
+use crate::serve::{self, Trial};
 
 #[derive(Debug, Args)]
 pub(crate) struct Standalone {
@@ -29,47 +29,22 @@ pub(crate) struct Standalone {
     /// Where operators find /metrics, /healthz and /readyz
     #[arg(long, value_name = "ADDRESS")]
     listen_http: Option<SocketAddr>,
-    /// Say what is wrong with the configuration, and end
-    #[arg(long)]
-    check_config: bool,
-    /// Print the configuration in force, and end
-    #[arg(long)]
-    print_config: bool,
+    #[command(flatten)]
+    trial: Trial,
 }
 
 impl Standalone {
     pub(crate) async fn run(self, common: &Common) -> Result<(), Failure> {
         let text = match &self.config {
             None => String::new(),
-            Some(path) => tokio::fs::read_to_string(path)
-                .await
-                .map_err(|error| Failure::new(Code::Config, format!("cannot read {}", path.display())).because(error))?,
+            Some(path) => serve::read(path).await?,
         };
-        let config = self.configure(&text)?;
-        if let Err(wrong) = config.validate() {
-            let failure = Failure::new(Code::Config, "the configuration is wrong");
-            let failure = wrong.into_iter().fold(failure, |failure, problem| failure.because(problem));
-            return Err(failure.advise("correct it; --print-config shows what is in force"));
-        }
-        if self.print_config {
-            return show(&config, common.output);
-        }
-        if self.check_config {
-            return common.output.done("the configuration is sound", &json!({ "valid": true }));
-        }
-        alluvium_standalone::run(config).await.map_err(|error| {
-            let mut chain = error.chain();
-            let what = chain.next().map_or_else(|| "the server failed".to_owned(), ToString::to_string);
-            chain.fold(Failure::new(Code::Refused, what), Failure::because)
-        })
+        serve::run(self.configure(&text)?, self.trial, common).await
     }
 
     /// The file's values, and the command line's over them.
     fn configure(&self, text: &str) -> Result<Config, Failure> {
-        let wrong = |error: toml::de::Error| {
-            let name = self.config.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-            Failure::new(Code::Config, format!("the configuration {name} is wrong")).because(error.to_string().trim_end())
-        };
+        let wrong = |error: toml::de::Error| serve::malformed(self.config.as_deref(), &error);
         let mut config = Config::parse(text).map_err(wrong)?;
         let table: toml::Table = toml::from_str(text).map_err(wrong)?;
         let says = |key: &str| table.get("listen").and_then(|listen| listen.get(key)).is_some();
@@ -99,20 +74,10 @@ fn beside(mut address: SocketAddr, by: u16) -> SocketAddr {
     address
 }
 
-fn show(config: &Config, output: Output) -> Result<(), Failure> {
-    let internal = |error: String| Failure::new(Code::Internal, "the configuration can't be shown").because(error);
-    match output {
-        Output::Json => {
-            let text = serde_json::to_string(config).map_err(|error| internal(error.to_string()))?;
-            print(&format!("{text}\n"))
-        }
-        Output::Table => print(&toml::to_string(config).map_err(|error| internal(error.to_string()))?),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::Code;
 
     fn standalone(listen: Option<&str>) -> Standalone {
         Standalone {
@@ -121,8 +86,7 @@ mod tests {
             listen: listen.map(|address| address.parse().expect("an address")),
             listen_internal: None,
             listen_http: None,
-            check_config: false,
-            print_config: false,
+            trial: Trial::default(),
         }
     }
 

@@ -90,7 +90,7 @@ fn completion_is_a_script() {
     assert!(script["script"].as_str().is_some_and(|script| script.contains("alluvium")), "{script}");
 }
 
-#[cfg(feature = "standalone")]
+#[cfg(feature = "server")]
 #[test]
 fn a_bad_configuration_ends_with_64_and_names_what_is_wrong() {
     let home = Home::new();
@@ -111,4 +111,20 @@ fn a_bad_configuration_ends_with_64_and_names_what_is_wrong() {
     let printed = home.run(&["standalone", "--print-config"]);
     assert_eq!(check(&String::from_utf8_lossy(&printed.stdout)).status.code(), Some(0), "what is printed is sound");
     assert!(home.json(&["standalone", "--print-config"])["listen"]["client"].is_string());
+}
+
+#[cfg(feature = "server")]
+#[test]
+fn a_cluster_is_not_made_where_no_etcd_answers_or_none_can_be_meant() {
+    let home = Home::new();
+    let file = home.0.path().join("hasty.toml");
+    #[expect(clippy::disallowed_methods, reason = "a test writes files")]
+    std::fs::write(&file, "[metadata]\nconnect_timeout_ms = 300\nrequest_timeout_ms = 300").expect("writable");
+    let path = file.to_str().expect("utf-8");
+    let away = home.run(&["cluster", "init", "--config", path, "--metadata", "http://127.0.0.1:1"]);
+    assert_eq!(away.status.code(), Some(69), "{away:?}");
+    assert!(stderr(&away).contains("127.0.0.1:1"), "{away:?}");
+    let wrong = home.run(&["cluster", "init", "--metadata", "127.0.0.1:1", "--prefix", "x"]);
+    assert_eq!(wrong.status.code(), Some(64), "{wrong:?}");
+    assert!(stderr(&wrong).contains("metadata.endpoints") && stderr(&wrong).contains("metadata.prefix"), "{wrong:?}");
 }

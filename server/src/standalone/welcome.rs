@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 /// Says where the server is and what to type next, in another terminal.
-pub(crate) fn print(client: SocketAddr, http: SocketAddr) {
+pub(super) fn print(client: SocketAddr, http: SocketAddr) {
     let server = if client.port() == 7650 { String::new() } else { format!(" --server http://{client}") };
     eprintln!(
         "\n  Alluvium serves clients on {client}; metrics on http://{http}/metrics\n\n  \

@@ -1,7 +1,6 @@
-//! The operators' port: `/metrics`, `/healthz` (the process lives), `/readyz` (it serves).
+//! The operators' port: `/metrics`, `/healthz` (the process lives), `/readyz` (it serves, or why not).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use alluvium_runtime::tasks::{OnFailure, Tasks};
 use axum::Router;
@@ -12,23 +11,38 @@ use axum::routing::get;
 use axum::serve::ListenerExt;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 /// What the port shows.
 #[derive(Clone)]
 pub(crate) struct Operators {
-    registry: Arc<Registry>,
-    ready: Arc<AtomicBool>,
+    /// There once the process serves.
+    registry: Arc<OnceLock<Registry>>,
+    readiness: watch::Sender<Readiness>,
+}
+
+/// Whether the process serves.
+#[derive(Clone, Copy)]
+enum Readiness {
+    Ready,
+    NotReady { because: &'static str },
 }
 
 impl Operators {
-    /// Shows `registry`; not ready yet.
-    pub(crate) fn new(registry: Registry) -> Self {
-        Self { registry: Arc::new(registry), ready: Arc::new(AtomicBool::new(false)) }
+    /// Not ready yet.
+    pub(crate) fn new() -> Self {
+        Self { registry: Arc::default(), readiness: watch::Sender::new(Readiness::NotReady { because: "starting" }) }
     }
 
-    /// Changes what `/readyz` says.
-    pub(crate) fn set_ready(&self, ready: bool) {
-        self.ready.store(ready, Ordering::Release);
+    /// The process serves, and these are its figures.
+    pub(crate) fn ready(&self, registry: Registry) {
+        assert!(self.registry.set(registry).is_ok(), "a process becomes ready once");
+        self.readiness.send_replace(Readiness::Ready);
+    }
+
+    /// The process does not serve.
+    pub(crate) fn not_ready(&self, because: &'static str) {
+        self.readiness.send_replace(Readiness::NotReady { because });
     }
 
     /// Serves until the tasks are stopped.
@@ -53,16 +67,16 @@ impl Operators {
 
 async fn metrics(State(operators): State<Operators>) -> impl IntoResponse {
     let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &operators.registry) {
+    let none_yet = Registry::default();
+    match prometheus_client::encoding::text::encode(&mut text, operators.registry.get().unwrap_or(&none_yet)) {
         Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], error.to_string()),
     }
 }
 
 async fn ready(State(operators): State<Operators>) -> impl IntoResponse {
-    if operators.ready.load(Ordering::Acquire) {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or stopping\n")
+    match *operators.readiness.borrow() {
+        Readiness::Ready => (StatusCode::OK, "ready\n".to_owned()),
+        Readiness::NotReady { because } => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {because}\n")),
     }
 }

@@ -4,11 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use alluvium_runtime::telemetry::LogConfig;
-use alluvium_types::limits::{Limits, MESSAGE_BYTES_CEILING, MESSAGE_BYTES_MAX};
+use alluvium_types::limits::{Limits, MESSAGE_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 
-/// Less than this is a mistake in the unit.
-const MESSAGE_BYTES_LEAST: usize = 1024;
+use crate::settings::{self, Role, Wrong};
 
 /// How the broker reaches the bookies of its own process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +42,7 @@ impl Default for Listen {
     }
 }
 
-/// The configuration of a standalone server.
+/// The configuration of a standalone server: one TOML file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -94,50 +93,15 @@ fn bookie() -> alluvium_bookie::config::Config {
     bookie
 }
 
-/// What is said goes over what was there.
-fn merge(base: &mut toml::Table, over: toml::Table) {
-    for (key, value) in over {
-        match (base.get_mut(&key), value) {
-            (Some(toml::Value::Table(base)), toml::Value::Table(over)) => merge(base, over),
-            (_, value) => {
-                base.insert(key, value);
-            }
-        }
-    }
-}
-
-impl Config {
-    /// Reads a TOML file; what it doesn't say is as [`Config::default`] has it, in sections that it begins, too.
-    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
-        // Faults are told with the line of the file itself.
-        toml::from_str::<Self>(text)?;
-        let mut merged = toml::Table::try_from(Self::default()).expect("the defaults are TOML");
-        merge(&mut merged, toml::from_str(text)?);
-        Self::deserialize(merged)
-    }
-
-    /// Says all that is wrong at once, each with the field's name.
-    pub fn validate(&self) -> Result<(), Vec<String>> {
-        let mut wrong = Vec::new();
-        if self.data.as_os_str().is_empty() {
-            wrong.push("data: the folder's name is empty".to_owned());
-        }
-        if !(1..=7).contains(&self.bookies) {
-            wrong.push(format!("bookies: {} is not between 1 and 7", self.bookies));
-        }
-        if self.threads > 256 {
-            wrong.push(format!("threads: {} is more than 256", self.threads));
-        }
-        if !(1..=600).contains(&self.drain_seconds) {
-            wrong.push(format!("drain_seconds: {} is not between 1 and 600", self.drain_seconds));
-        }
-        if !(MESSAGE_BYTES_LEAST..=MESSAGE_BYTES_CEILING).contains(&self.message_bytes_max) {
-            let range = format!("between {MESSAGE_BYTES_LEAST} and {MESSAGE_BYTES_CEILING}");
-            wrong.push(format!("message_bytes_max: {} is not {range}", self.message_bytes_max));
-        }
-        wrong.extend(self.log.validate().err());
-        wrong.extend(self.broker.validate(self.limits()).into_iter().map(|e| format!("broker.{e}")));
-        wrong.extend(self.bookie().validate().into_iter().map(|e| format!("bookie.{e}")));
+impl Role for Config {
+    fn validate(&self) -> Result<(), Vec<String>> {
+        let mut wrong = Wrong::default();
+        wrong.refuse(self.data.as_os_str().is_empty(), || "data: the folder's name is empty".to_owned());
+        wrong.range("bookies", self.bookies, 1..=7);
+        wrong.range("threads", self.threads, 0..=256);
+        wrong.process(self.message_bytes_max, self.drain_seconds, &self.log);
+        wrong.section("broker", self.broker.validate(self.limits()));
+        wrong.section("bookie", self.bookie().validate());
         // Names, folders and addresses of bookies are the server's to choose.
         let ours = alluvium_bookie::Config::default();
         for (field, is_set) in [
@@ -146,16 +110,23 @@ impl Config {
             ("listen", self.bookie.listen != ours.listen),
             ("advertised_address", self.bookie.advertised_address != ours.advertised_address),
         ] {
-            if is_set {
-                wrong.push(format!("bookie.{field}: bookies of a standalone server are named and placed by it; leave it out"));
-            }
+            let instead = "bookies of a standalone server are named and placed by it; leave it out";
+            wrong.refuse(is_set, || format!("bookie.{field}: {instead}"));
         }
-        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+        wrong.end()
     }
 
+    fn take_secrets(&mut self, _variable: impl Fn(&str) -> Option<String>) {}
+
+    async fn run(self) -> anyhow::Result<()> {
+        super::run(self).await
+    }
+}
+
+impl Config {
     /// All that follows from the largest message.
     pub(crate) fn limits(&self) -> Limits {
-        Limits::new(self.message_bytes_max).unwrap_or_default()
+        settings::limits(self.message_bytes_max)
     }
 
     /// The settings of each bookie, fitted to the limits.

@@ -18,13 +18,13 @@ use futures::future::BoxFuture;
 
 /// Reaches the bookies of this process by a call: the same requests and answers as over gRPC.
 #[derive(Clone, Default)]
-pub(crate) struct InProcess {
+pub(super) struct InProcess {
     bookies: BTreeMap<BookieId, Arc<dyn BookieClient>>,
 }
 
 impl InProcess {
     /// Reaches these.
-    pub(crate) fn new(running: &[Running]) -> Self {
+    pub(super) fn new(running: &[Running]) -> Self {
         let bookies = running
             .iter()
             .map(|running| {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use alluvium_tests::server::isolated;
+use alluvium_tests::process::isolated;
 use alluvium_tests::{Options, Server};
 use serde_json::Value;
 

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use alluvium_tests::server::binary;
+use alluvium_tests::process::binary;
 use alluvium_tests::{Options, Server};
 
 /// A fenced block: its language and its lines.

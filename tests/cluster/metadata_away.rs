@@ -1,0 +1,72 @@
+//! etcd is away: what is open goes on (M7), deliveries to subscriptions pause and resume by themselves (M4).
+
+use std::time::{Duration, Instant};
+
+use alluvium_client::Start;
+use alluvium_tests::Cluster;
+
+use crate::load::{LIMIT, Load, PARTITIONS, TOPIC, assert_whole, create_topic, number};
+
+/// How many are acknowledged before etcd goes.
+const FIRST: usize = 2_000;
+
+async fn open_partitions_go_on(away: Duration) {
+    let mut cluster = Cluster::start(3, 1);
+    let client = create_topic(&cluster).await;
+    let mut consumer = client.consumer(TOPIC).subscription("s").exclusive().start(Start::Earliest).build().await.expect("built");
+    let mut reader = client.reader(TOPIC).start(Start::Earliest).build().await.expect("built");
+    let load = Load::start(&client).await;
+    load.reach(FIRST).await;
+
+    cluster.etcd.kill();
+    let (begun, mut last) = (Instant::now(), (load.acknowledged(), 0));
+    let (mut read, mut seconds) = (0, 0);
+    while begun.elapsed() < away {
+        // Without a pause, also when nobody's session can be alive any more.
+        let delivery = tokio::time::timeout(Duration::from_secs(2), reader.next()).await.expect("reads go on");
+        delivery.expect("the stream goes on").expect("readable");
+        read += 1;
+        if begun.elapsed().as_secs() > seconds {
+            seconds = begun.elapsed().as_secs();
+            let now = (load.acknowledged(), read);
+            assert!(now.0 > last.0 && now.1 > last.1, "publishes and reads go on in second {seconds}: {last:?}, {now:?}");
+            last = now;
+        }
+    }
+    println!("etcd was away for {away:?}: {} are acknowledged, {read} were read meanwhile", load.acknowledged());
+    cluster.etcd.restart();
+    let total = load.end().await;
+
+    let mut found = vec![0; PARTITIONS as usize];
+    for _ in 0..total {
+        let delivery = tokio::time::timeout(LIMIT, consumer.next()).await.expect("deliveries resume by themselves");
+        let delivery = delivery.expect("the stream goes on").expect("a delivery");
+        let partition = delivery.partition as usize;
+        assert_eq!(number(delivery.payload()), found[partition] * PARTITIONS as usize + partition, "in order");
+        found[partition] += 1;
+        consumer.ack_later(&delivery);
+    }
+    consumer.close().await.expect("closed");
+    assert_whole(&client, total).await;
+    // The sessions are those of before, or new ones: either way new decisions are made.
+    client.admin().create_topic("public/default/later", 1, Default::default()).await.expect("created");
+    client
+        .producer("public/default/later")
+        .build()
+        .await
+        .expect("built")
+        .send(alluvium_client::Message::new("x"))
+        .await
+        .expect("stored");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m7_open_partitions_go_on_while_etcd_is_away_and_deliveries_resume() {
+    open_partitions_go_on(Duration::from_secs(6)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the long form of the one above: cargo test -p alluvium-tests --test cluster -- --ignored"]
+async fn m7_open_partitions_go_on_while_etcd_is_away_for_a_minute() {
+    open_partitions_go_on(Duration::from_secs(60)).await;
+}

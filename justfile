@@ -29,3 +29,7 @@ speed:
 # Starts a server to play with.
 dev:
     ./run
+
+# Starts a cluster to play with: etcd, three bookies, one broker.
+cluster:
+    scripts/cluster

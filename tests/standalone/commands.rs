@@ -194,6 +194,7 @@ fn a_context_is_named_where_it_leads_nowhere() {
 /// A consumer, a reader and a producer of a topic went on with, or created things on, the next topic of that name.
 #[test]
 fn what_runs_on_a_deleted_topic_ends_though_the_name_is_there_again() {
+    const PRODUCER: usize = 2;
     let server = Server::start(&Options::default());
     server.tool(&["topic", "create", TOPIC]).ok();
     server.tool_with_input(&["produce", TOPIC], "a\nb\n").ok();
@@ -210,7 +211,7 @@ fn what_runs_on_a_deleted_topic_ends_though_the_name_is_there_again() {
                 .expect("the binary starts")
         })
         .collect();
-    let mut input = running[2].stdin.take().expect("piped");
+    let mut input = running[PRODUCER].stdin.take().expect("piped");
     let feeder = std::thread::spawn(move || {
         use std::io::Write;
         let begun = Instant::now();
@@ -224,9 +225,14 @@ fn what_runs_on_a_deleted_topic_ends_though_the_name_is_there_again() {
     }
     server.tool(&["topic", "delete", TOPIC]).ok();
     server.tool(&["topic", "create", TOPIC]).ok();
-    for child in running {
+    for (number, child) in running.into_iter().enumerate() {
         let output = child.wait_with_output().expect("it ends");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if number == PRODUCER && output.status.code() == Some(75) {
+            // A line was on its way when the topic went, and nobody knows what became of it: that is said before all else.
+            assert!(said.contains("may or may not be stored"), "{said}");
+            continue;
+        }
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains("was deleted meanwhile"), "{said}");
     }

@@ -41,6 +41,8 @@ pub(crate) struct Member {
     pub(crate) short: bool,
     /// Whether its last answer was a refusal that is the bookie's own fault.
     refuses: bool,
+    /// Whether it was that this ledger is unknown there, or torn: it takes no add of it, and may take another ledger.
+    pub(crate) is_stranger: bool,
     /// When the newest add that it answered was sent.
     progress: Option<Mono>,
     backoff: Backoff,
@@ -49,7 +51,17 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) const fn new(bookie: BookieId, backoff: Backoff) -> Self {
-        Self { bookie, adds: BTreeMap::new(), bytes: 0, short: false, refuses: false, progress: None, backoff, resend_at: None }
+        Self {
+            bookie,
+            adds: BTreeMap::new(),
+            bytes: 0,
+            short: false,
+            refuses: false,
+            is_stranger: false,
+            progress: None,
+            backoff,
+            resend_at: None,
+        }
     }
 
     /// Takes note of an add that is due. It may be sent now if nothing waits to be sent again before it.

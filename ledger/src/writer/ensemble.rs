@@ -213,7 +213,12 @@ impl Writer {
     fn do_without_spare(&mut self, now: Mono, ailing: &[usize]) {
         if !self.tracker.is_empty() && self.is_starved(now) {
             let (class, wanted) = (self.record.metadata.class, self.record.metadata.wanted);
-            if placement::place(&self.candidates, class, wanted, &self.avoided(), &self.entropy).is_ok() {
+            // Who lost this ledger to a tear takes no add of it any more, and is as good as any for the next one: where there are
+            // no others, waiting for it would be for ever.
+            let is_stranger =
+                |bookie: &BookieId| self.members.iter().any(|member| member.is_stranger && member.bookie == *bookie);
+            let avoid: Vec<BookieId> = self.avoided().into_iter().filter(|bookie| !is_stranger(bookie)).collect();
+            if placement::place(&self.candidates, class, wanted, &avoid, &self.entropy).is_ok() {
                 self.hand_back(now, HandBack::NoSpare);
                 return;
             }

@@ -350,6 +350,7 @@ impl Writer {
     fn on_add(&mut self, now: Mono, place: usize, entry: EntryId, answer: Answer) {
         match answer {
             Answer::Add(Ok(())) => {
+                self.members[place].is_stranger = false;
                 self.members[place].landed(entry);
                 self.tracker.acked(entry, place);
                 self.confirm(now);
@@ -373,6 +374,7 @@ impl Writer {
             // What arrived broken may arrive whole the next time; a bookie to which it never does is late in the end.
             Refusal::Busy | Refusal::Corrupt => self.members[place].postpone(now, entry),
             Refusal::UnknownLedger | Refusal::ReadOnly | Refusal::Stopping => {
+                self.members[place].is_stranger = refusal == Refusal::UnknownLedger;
                 self.members[place].refuse(now, entry);
             }
         }

@@ -17,6 +17,9 @@ use crate::network::{ClientId, Slot};
 /// Within this time from the end of the faults, everything is closed and every recovery has ended.
 const LIVENESS_LIMIT: Duration = Duration::from_secs(60);
 
+/// More than are ever appended to a ledger.
+const ENTRIES_MAX: u64 = 100;
+
 /// Reads that may fail for want of an answer, though nothing goes wrong any more: patience is short in this world.
 const RETRIES_MAX: u32 = 20;
 
@@ -69,6 +72,12 @@ impl World {
             return self.begin_to_verify();
         }
         if is_late {
+            // The same of one entry: its only copy rotted, and who else might prove that it was never safe is torn.
+            let hopeless: Vec<LedgerId> = open.iter().copied().filter(|&l| self.lacks_evidence_of_an_entry(l)).collect();
+            if hopeless.len() == open.len() {
+                self.story.without_evidence += hopeless.len() as u64;
+                return self.begin_to_verify();
+            }
             let names: Vec<String> = busy.iter().map(|r| self.clients[r.0].name.to_string()).collect();
             return stuck(format!("{LIVENESS_LIMIT:?} after the faults: open are {open:?}, at work are {names:?}"));
         }
@@ -81,23 +90,36 @@ impl World {
     fn lacks_evidence(&mut self, ledger: LedgerId) -> bool {
         let Some(record) = self.history.record(ledger).cloned() else { return false };
         let LedgerMetadata { replication, .. } = record;
-        let members: Vec<Evidence> = record.last_fragment().ensemble.iter().map(|b| self.evidence_of(b, ledger)).collect();
+        // Beyond everything that was ever appended, nothing is found: how it is missing is what a bookie can prove.
+        let far = EntryId::new(1 << 40);
+        let members: Vec<Evidence> = record.last_fragment().ensemble.iter().map(|b| self.evidence_of(b, ledger, far)).collect();
         replication.write_sets().any(|set| {
-            let count = |kind| set.iter().filter(|&&place| members[place] == kind).count();
-            let (clean, torn) = (count(Evidence::Clean), count(Evidence::Torn));
-            clean < replication.coverage() && clean + torn < set.len()
+            let set: Vec<Evidence> = set.into_iter().map(|place| members[place]).collect();
+            is_undecidable(&set, replication.coverage())
         })
     }
 
-    fn evidence_of(&mut self, bookie: &alluvium_types::ledger::BookieId, ledger: LedgerId) -> Evidence {
+    /// Whether there is an entry of the last ensemble of which that is true, and that nobody has.
+    fn lacks_evidence_of_an_entry(&mut self, ledger: LedgerId) -> bool {
+        let Some(record) = self.history.record(ledger).cloned() else { return false };
+        let LedgerMetadata { replication, .. } = record;
+        let fragment = record.last_fragment();
+        (0..ENTRIES_MAX).filter_map(|n| fragment.first.checked_add(n)).any(|entry| {
+            let set: Vec<Evidence> =
+                replication.write_set(entry).map(|place| self.evidence_of(&fragment.ensemble[place], ledger, entry)).collect();
+            !set.contains(&Evidence::Held) && is_undecidable(&set, replication.coverage())
+        })
+    }
+
+    /// What a bookie can prove about an entry.
+    fn evidence_of(&mut self, bookie: &alluvium_types::ledger::BookieId, ledger: LedgerId, entry: EntryId) -> Evidence {
         let slot = self.slot_of(bookie);
         if self.bookies[slot.0].id() != Some(bookie) {
             return Evidence::Gone;
         }
-        // Beyond everything that was ever appended, nothing is found: how it is missing is what this bookie can prove.
-        let far = EntryId::new(1 << 40);
-        match self.bookies[slot.0].look(ledger, far, far) {
+        match self.bookies[slot.0].look(ledger, entry, entry) {
             Some(Ok(answer)) => match answer.entries.first() {
+                Some(alluvium_types::bookie::EntryAnswer::Found(_)) => Evidence::Held,
                 Some(alluvium_types::bookie::EntryAnswer::Missing(_, alluvium_types::bookie::Missing::Absent)) => Evidence::Clean,
                 Some(alluvium_types::bookie::EntryAnswer::Missing(_, alluvium_types::bookie::Missing::Torn)) => Evidence::Torn,
                 _ => Evidence::Gone,
@@ -198,8 +220,16 @@ impl World {
     }
 }
 
+/// Whether the members of a write set together prove nothing: C59's rule, and the coverage of clean absences.
+fn is_undecidable(set: &[Evidence], coverage: usize) -> bool {
+    let count = |kind| set.iter().filter(|&&evidence| evidence == kind).count();
+    let (clean, torn) = (count(Evidence::Clean), count(Evidence::Torn));
+    clean < coverage && clean + torn < set.len()
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Evidence {
+    Held,
     Clean,
     Torn,
     Gone,

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use alluvium_metadata::{Metadata, ReadError, UpdateError};
 use alluvium_runtime::clock::Clock;
@@ -21,6 +22,11 @@ use crate::gc::Reaper;
 use crate::identity::{self, Claim, Identity, IdentityError};
 use crate::log::RecoverError;
 use crate::metrics::Metrics;
+
+/// How much later than its time to live a session may be found gone.
+const SLACK: Duration = Duration::from_secs(5);
+/// How often it is looked for.
+const VACANT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a bookie needs of its process.
 #[derive(Clone, Debug)]
@@ -66,6 +72,14 @@ pub enum StartError {
     /// The folder is not this bookie's (B11).
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The folder is new, and the bookie of this name lives elsewhere: its data must not become another's loss (B11).
+    #[error("a bookie {name} is alive at {address}, and this folder is not its own: give each bookie a name of its own")]
+    NameTaken {
+        /// The name.
+        name: BookieName,
+        /// Where it lives.
+        address: String,
+    },
     /// The log does not open.
     #[error(transparent)]
     Recover(#[from] RecoverError),
@@ -87,7 +101,7 @@ impl StartError {
             Self::Read(error) => error.is_retryable(),
             Self::Update(error) => error.is_retryable(),
             Self::Recover(error) => error.is_retryable(),
-            Self::Name(_) | Self::Dir { .. } | Self::Lock(_) | Self::Identity(_) | Self::Log(_) => false,
+            Self::Name(_) | Self::Dir { .. } | Self::Lock(_) | Self::Identity(_) | Self::NameTaken { .. } | Self::Log(_) => false,
         }
     }
 }
@@ -102,7 +116,7 @@ pub async fn start(config: Config, address: String, around: Surroundings) -> Res
         let (disk, dir) = (Arc::clone(&disk), dir.clone());
         tasks.block(move || lock(disk.as_ref(), dir)).await?
     };
-    let identity = claim(&config, &disk, &metadata, &entropy, &tasks).await?;
+    let identity = claim(&config, &disk, &metadata, &clock, &entropy, &tasks).await?;
     let parts = {
         let (config, identity, disk) = (config.clone(), identity.clone(), Arc::clone(&disk));
         let (clock, entropy, own, metrics) = (clock.clone(), entropy.clone(), tasks.clone(), metrics);
@@ -131,6 +145,7 @@ async fn claim(
     config: &Config,
     disk: &Arc<dyn Disk>,
     metadata: &Metadata,
+    clock: &Clock,
     entropy: &Entropy,
     tasks: &Tasks,
 ) -> Result<Identity, StartError> {
@@ -141,19 +156,24 @@ async fn claim(
         log_begun: false,
     };
     let known = metadata.bookies().identity(&wanted.bookie).await?;
-    let (identity, claim) = {
+    let (identity, claim, is_new) = {
         let (disk, dir, mutations) = (Arc::clone(disk), config.data_dir.clone(), config.mutations);
         let known = known.as_ref().map(|known| known.value.incarnation);
         let decided = tasks.block(move || {
             let found = Identity::read(disk.as_ref(), &dir)?;
-            let (identity, claim) = identity::decide(&dir, found.clone(), &wanted, known, mutations)?;
-            if found.is_none() {
-                identity.write(disk.as_ref(), &dir)?;
-            }
-            Ok::<_, IdentityError>((identity, claim))
+            let is_new = found.is_none();
+            let (identity, claim) = identity::decide(&dir, found, &wanted, known, mutations)?;
+            Ok::<_, IdentityError>((identity, claim, is_new))
         });
         decided.await?
     };
+    if let Claim::Replaces(_) = claim {
+        vacant(&identity.bookie, config.session_ttl(), metadata, clock).await?;
+    }
+    if is_new {
+        let (disk, dir, identity) = (Arc::clone(disk), config.data_dir.clone(), identity.clone());
+        tasks.block(move || identity.write(disk.as_ref(), &dir)).await?;
+    }
     let id = BookieId { name: identity.bookie.clone(), incarnation: identity.incarnation };
     match claim {
         Claim::Known => {}
@@ -167,6 +187,23 @@ async fn claim(
         }
     }
     Ok(identity)
+}
+
+/// Waits until nobody lives under the name. The session of one that was killed ends in its time; one that outlives that lives.
+async fn vacant(name: &BookieName, ttl: Duration, metadata: &Metadata, clock: &Clock) -> Result<(), StartError> {
+    let until = clock.mono().after(ttl + SLACK);
+    let mut is_told = false;
+    while let Some(found) = metadata.bookies().live(name).await? {
+        let address = found.value.info.address;
+        if clock.mono() >= until {
+            return Err(StartError::NameTaken { name: name.clone(), address });
+        }
+        if !std::mem::replace(&mut is_told, true) {
+            tracing::warn!(bookie = %name, address, "an empty directory under the name of a bookie that lives, or did: waiting for its end");
+        }
+        clock.sleep(VACANT_INTERVAL).await;
+    }
+    Ok(())
 }
 
 /// Chooses how writes become durable, recovers the log, and notes that there is one.

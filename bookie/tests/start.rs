@@ -76,6 +76,22 @@ async fn c5_b11_a_wiped_bookie_is_another_one_and_the_old_one_is_lost() {
 }
 
 #[tokio::test]
+async fn b11_an_empty_directory_does_not_take_the_name_of_a_bookie_that_lives() {
+    let mut house = House::new();
+    house.config.session_ttl_ms = 200;
+    let life = house.start().await;
+    let ours = registered(&house, &life).await;
+    let own_dir = house.config.data_dir.clone();
+    house.config.data_dir = house.outside().join("empty");
+    let refused = house.try_start().await.map(drop).expect_err("the name is taken");
+    assert!(matches!(&refused, StartError::NameTaken { .. }), "{refused}");
+    assert_eq!(live(&house).await.expect("it lives").incarnation, ours.incarnation);
+    house.config.data_dir = own_dir;
+    life.kill().await;
+    house.start().await.stop().await;
+}
+
+#[tokio::test]
 async fn a_directory_in_use_is_refused_with_who_uses_it() {
     let house = House::new();
     let life = house.start().await;

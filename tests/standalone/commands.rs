@@ -116,11 +116,16 @@ fn nothing_is_sent_behind_a_line_that_failed() {
     server.restart();
     let output = child.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(matches!(output.status.code(), Some(69 | 75)), "{said}");
+    assert!(matches!(output.status.code(), Some(0 | 69 | 75)), "{said}");
     let mut found: Vec<u32> = stored(&server, TOPIC).iter().map(|line| line.parse().expect("a number")).collect();
     found.sort_unstable();
     let dense = found.iter().copied().eq(0..u32::try_from(found.len()).expect("few"));
     assert!(dense, "{} lines are stored, with a hole", found.len());
+    if output.status.success() {
+        // The stop fell between two lines: none failed, and it went on with the next server.
+        assert_eq!(found.len(), 100_000, "{said}");
+        return;
+    }
     let line: usize = said.split_whitespace().nth(2).and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{said}"));
     assert!(line <= found.len() + 1, "line {line} is the first that failed: {} are stored", found.len());
 }

@@ -9,7 +9,7 @@ use alluvium_types::bookie::{
 use alluvium_types::ids::{EntryId, LedgerId, RecoveryNumber};
 use alluvium_types::ledger::BookieId;
 use async_trait::async_trait;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt};
 
 /// Why a bookie did not do what it was asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -69,4 +69,45 @@ pub trait Connector: Send + Sync + 'static {
     /// A client of `bookie`, which is reached at `address`. Returns at once; the connection is made when it is needed, and again
     /// when it broke.
     fn connect(&self, bookie: &BookieId, address: &str) -> Arc<dyn BookieClient>;
+}
+
+/// A bookie that nobody reaches, because its address makes no sense or its folder was taken away: every call is lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Unreachable;
+
+#[async_trait]
+impl BookieClient for Unreachable {
+    async fn open(&self, _: OpenLedger) -> Result<(), CallError<Refusal>> {
+        Err(CallError::Lost)
+    }
+
+    fn add(&self, _: AddEntry) -> BoxFuture<'static, Result<(), CallError<Refusal>>> {
+        std::future::ready(Err(CallError::Lost)).boxed()
+    }
+
+    fn advance_lac(&self, _: AdvanceLac) {}
+
+    async fn read(&self, _: ReadEntries) -> Result<ReadAnswer, CallError<ReadRefusal>> {
+        Err(CallError::Lost)
+    }
+
+    async fn fence(&self, _: LedgerId, _: RecoveryNumber) -> Result<FenceAnswer, CallError<ReadRefusal>> {
+        Err(CallError::Lost)
+    }
+
+    async fn read_lac(&self, _: LedgerId, _: Option<EntryId>, _: Duration) -> Result<Option<EntryId>, CallError<ReadRefusal>> {
+        Err(CallError::Lost)
+    }
+
+    async fn find(&self, _: Find) -> Result<Option<EntryId>, CallError<ReadRefusal>> {
+        Err(CallError::Lost)
+    }
+
+    async fn list(&self, _: Option<LedgerId>, _: u32) -> Result<Vec<LedgerSummary>, CallError<ReadRefusal>> {
+        Err(CallError::Lost)
+    }
+
+    async fn delete(&self, _: LedgerId) -> Result<bool, CallError<ReadRefusal>> {
+        Err(CallError::Lost)
+    }
 }

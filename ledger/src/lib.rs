@@ -29,7 +29,7 @@ pub mod recovery;
 mod testing;
 pub mod writer;
 
-pub use bookie_client::{BookieClient, CallError, Connector};
+pub use bookie_client::{BookieClient, CallError, Connector, Unreachable};
 pub use client::{LedgerClient, LedgerWriter};
 pub use config::Config;
 pub use grpc::GrpcConnector;

@@ -24,7 +24,7 @@ use futures::future::{BoxFuture, FutureExt};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::bookie_client::{BookieClient, CallError, Connector};
+use crate::bookie_client::{BookieClient, CallError, Connector, Unreachable};
 use add_stream::AddStream;
 
 /// How long a bookie may take over a question, beyond what it was asked to wait. The machines are less patient; this bounds what a
@@ -175,45 +175,5 @@ impl BookieClient for GrpcBookie {
     async fn delete(&self, ledger: LedgerId) -> Result<bool, CallError<ReadRefusal>> {
         let request = wire::DeleteRequest { incarnation: self.incarnation(), ledger: ledger.get() };
         Ok(self.answer(ANSWER_TIMEOUT, self.asks.clone().delete(request)).await?.deleted)
-    }
-}
-
-/// A bookie whose address makes no sense: every call is lost.
-struct Unreachable;
-
-#[async_trait]
-impl BookieClient for Unreachable {
-    async fn open(&self, _: OpenLedger) -> Result<(), CallError<Refusal>> {
-        Err(CallError::Lost)
-    }
-
-    fn add(&self, _: AddEntry) -> BoxFuture<'static, Result<(), CallError<Refusal>>> {
-        std::future::ready(Err(CallError::Lost)).boxed()
-    }
-
-    fn advance_lac(&self, _: AdvanceLac) {}
-
-    async fn read(&self, _: ReadEntries) -> Result<ReadAnswer, CallError<ReadRefusal>> {
-        Err(CallError::Lost)
-    }
-
-    async fn fence(&self, _: LedgerId, _: RecoveryNumber) -> Result<FenceAnswer, CallError<ReadRefusal>> {
-        Err(CallError::Lost)
-    }
-
-    async fn read_lac(&self, _: LedgerId, _: Option<EntryId>, _: Duration) -> Result<Option<EntryId>, CallError<ReadRefusal>> {
-        Err(CallError::Lost)
-    }
-
-    async fn find(&self, _: Find) -> Result<Option<EntryId>, CallError<ReadRefusal>> {
-        Err(CallError::Lost)
-    }
-
-    async fn list(&self, _: Option<LedgerId>, _: u32) -> Result<Vec<LedgerSummary>, CallError<ReadRefusal>> {
-        Err(CallError::Lost)
-    }
-
-    async fn delete(&self, _: LedgerId) -> Result<bool, CallError<ReadRefusal>> {
-        Err(CallError::Lost)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use alluvium_bookie::gc::Reaper;
 use alluvium_bookie::start::Running;
-use alluvium_ledger::{BookieClient, CallError, Connector};
+use alluvium_ledger::{BookieClient, CallError, Connector, Unreachable};
 use alluvium_types::bookie::{
     AddEntry, AdvanceLac, FenceAnswer, Find, LedgerSummary, OpenLedger, ReadAnswer, ReadEntries, ReadRefusal, Refusal,
 };
@@ -39,7 +39,7 @@ impl InProcess {
 
 impl Connector for InProcess {
     fn connect(&self, bookie: &BookieId, _address: &str) -> Arc<dyn BookieClient> {
-        self.bookies.get(bookie).cloned().unwrap_or_else(|| Arc::new(Elsewhere))
+        self.bookies.get(bookie).cloned().unwrap_or_else(|| Arc::new(Unreachable))
     }
 }
 
@@ -99,45 +99,5 @@ impl BookieClient for Local {
 
     async fn delete(&self, ledger: LedgerId) -> Result<bool, CallError<ReadRefusal>> {
         Ok(self.reaper().delete(ledger).await)
-    }
-}
-
-/// A bookie that a record names and that isn't one of this process: a folder that was taken away.
-struct Elsewhere;
-
-#[async_trait]
-impl BookieClient for Elsewhere {
-    async fn open(&self, _: OpenLedger) -> Result<(), CallError<Refusal>> {
-        Err(CallError::Lost)
-    }
-
-    fn add(&self, _: AddEntry) -> BoxFuture<'static, Result<(), CallError<Refusal>>> {
-        async { Err(CallError::Lost) }.boxed()
-    }
-
-    fn advance_lac(&self, _: AdvanceLac) {}
-
-    async fn read(&self, _: ReadEntries) -> Result<ReadAnswer, CallError<ReadRefusal>> {
-        Err(CallError::Lost)
-    }
-
-    async fn fence(&self, _: LedgerId, _: RecoveryNumber) -> Result<FenceAnswer, CallError<ReadRefusal>> {
-        Err(CallError::Lost)
-    }
-
-    async fn read_lac(&self, _: LedgerId, _: Option<EntryId>, _: Duration) -> Result<Option<EntryId>, CallError<ReadRefusal>> {
-        Err(CallError::Lost)
-    }
-
-    async fn find(&self, _: Find) -> Result<Option<EntryId>, CallError<ReadRefusal>> {
-        Err(CallError::Lost)
-    }
-
-    async fn list(&self, _: Option<LedgerId>, _: u32) -> Result<Vec<LedgerSummary>, CallError<ReadRefusal>> {
-        Err(CallError::Lost)
-    }
-
-    async fn delete(&self, _: LedgerId) -> Result<bool, CallError<ReadRefusal>> {
-        Err(CallError::Lost)
     }
 }

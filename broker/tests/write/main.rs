@@ -3,6 +3,7 @@
 mod bookie;
 mod cluster;
 mod consuming;
+mod forwarding;
 mod losses;
 mod publishing;
 mod reading;

@@ -17,6 +17,10 @@ pub struct Metrics {
     pub refused_batches: Counter,
     /// Batches and claims handed to the broker that owns their partition.
     pub forwarded_batches: Counter,
+    /// Short calls made at the broker that owns their partition.
+    pub forwarded_calls: Counter,
+    /// Streams of consumers and readers begun at the broker that owns their partitions.
+    pub forwarded_streams: Counter,
     /// Entries appended to ledgers and confirmed.
     pub confirmed_entries: Counter,
     /// Bytes of their bodies.
@@ -25,6 +29,8 @@ pub struct Metrics {
     pub partitions: Gauge,
     /// Partitions taken over since the start.
     pub takeovers: Counter,
+    /// Partitions handed to another broker.
+    pub moves: Counter,
     /// Takeovers that failed.
     pub failed_takeovers: Counter,
     /// Segments removed by retention.
@@ -51,9 +57,14 @@ impl Metrics {
         counter("refused_batches", "Batches refused because they made no sense", &self.refused_batches);
         let help = "Batches and claims handed to the broker that owns their partition";
         counter("forwarded_batches", help, &self.forwarded_batches);
+        let help = "Short calls made at the broker that owns their partition";
+        counter("forwarded_calls", help, &self.forwarded_calls);
+        let help = "Streams of consumers and readers begun at the broker that owns their partitions";
+        counter("forwarded_streams", help, &self.forwarded_streams);
         counter("confirmed_entries", "Entries confirmed by an ack quorum", &self.confirmed_entries);
         counter("confirmed_bytes", "Bytes of the entries confirmed", &self.confirmed_bytes);
         counter("takeovers", "Partitions taken over", &self.takeovers);
+        counter("moves", "Partitions handed to another broker", &self.moves);
         counter("failed_takeovers", "Takeovers of partitions that failed", &self.failed_takeovers);
         counter("trimmed_segments", "Segments removed by retention", &self.trimmed_segments);
         let help =

@@ -10,23 +10,34 @@ use tonic::Status;
 
 /// Why an administrator's call fails.
 #[derive(Debug)]
-pub(super) struct Refused(pub(super) Fault);
+pub(super) enum Refused {
+    /// By this broker.
+    Here(Fault),
+    /// By the owner of a partition.
+    AtOwner(Status),
+}
 
 impl From<Fault> for Refused {
     fn from(fault: Fault) -> Self {
-        Self(fault)
+        Self::Here(fault)
+    }
+}
+
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        Self::AtOwner(status)
     }
 }
 
 impl From<NameError> for Refused {
     fn from(error: NameError) -> Self {
-        Self(error.into())
+        Self::Here(error.into())
     }
 }
 
 impl From<ReadError> for Refused {
     fn from(error: ReadError) -> Self {
-        Self(match &error {
+        Self::Here(match &error {
             ReadError::Unavailable(_) | ReadError::Stopping => {
                 Fault::new(FaultKind::Unavailable, "METADATA_UNAVAILABLE", told(&error))
             }
@@ -49,13 +60,16 @@ impl From<UpdateError> for Refused {
             UpdateError::Unavailable(_) | UpdateError::Stopping => (FaultKind::Unavailable, "METADATA_UNAVAILABLE"),
             UpdateError::Unresolved => (FaultKind::OutcomeUnknown, "OUTCOME_UNKNOWN"),
         };
-        Self(Fault::new(kind, reason, told(&error)))
+        Self::Here(Fault::new(kind, reason, told(&error)))
     }
 }
 
 impl From<Refused> for Status {
-    fn from(Refused(fault): Refused) -> Self {
-        to_status(&fault)
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Here(fault) => to_status(&fault),
+            Refused::AtOwner(status) => status,
+        }
     }
 }
 
@@ -72,5 +86,5 @@ fn told(error: &dyn Error) -> String {
 
 /// Nothing of that name.
 pub(super) fn absent(what: &'static str, reason: &'static str, name: impl std::fmt::Display) -> Refused {
-    Refused(Fault::not_found(what, reason, name))
+    Refused::Here(Fault::not_found(what, reason, name))
 }

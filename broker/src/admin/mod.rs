@@ -9,9 +9,9 @@ mod namespace;
 mod negotiate;
 mod page;
 mod policies;
-mod subscription;
+pub(crate) mod subscription;
 mod tenant;
-mod topic;
+pub(crate) mod topic;
 
 use crate::broker::Broker;
 

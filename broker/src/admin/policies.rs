@@ -76,7 +76,10 @@ mod tests {
     use super::*;
 
     fn refused(policies: v1::Policies) -> Option<String> {
-        from_wire(Some(policies)).err().and_then(|Refused(fault)| fault.field)
+        from_wire(Some(policies)).err().and_then(|refused| match refused {
+            Refused::Here(fault) => fault.field,
+            Refused::AtOwner(_) => None,
+        })
     }
 
     #[test]

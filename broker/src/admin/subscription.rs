@@ -3,21 +3,27 @@
 use std::collections::BTreeSet;
 
 use alluvium_metadata::subscriptions::{Subscription, SubscriptionKind as Kind};
+use alluvium_proto::internal::v1 as wire;
+use alluvium_proto::status::to_status;
 use alluvium_proto::v1;
 use alluvium_proto::v1::subscription_service_server::SubscriptionService;
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::{Offset, PartitionIndex};
 use alluvium_types::names::{SubscriptionName, TopicName};
 use alluvium_types::time::Timestamp;
-use tokio::sync::oneshot;
+use futures::{StreamExt, TryStreamExt, stream};
 use tonic::{Request, Response, Status};
 
 use super::AdminEdge;
 use super::fault::{Refused, absent};
 use super::page;
-use crate::broker::{StartAt, TopicInfo};
-use crate::subscription::{CursorStats, Input};
-use crate::topic::{PartitionHandle, SubscriptionKind};
+use crate::broker::{Route, StartAt, SubscriptionInfo, TopicInfo};
+use crate::forward::{Asking, answered};
+use crate::subscription::CursorStats;
+use crate::topic::SubscriptionKind;
+
+/// How many partitions are asked at a time.
+const AT_ONCE: usize = 16;
 
 #[tonic::async_trait]
 impl SubscriptionService for AdminEdge {
@@ -96,11 +102,6 @@ fn start_at(position: Option<v1::Position>) -> Option<StartAt> {
     })
 }
 
-fn moved(partition: &PartitionHandle) -> Refused {
-    let message = format!("partition {} is changing its owner; try again", partition.name());
-    Fault::new(FaultKind::Unavailable, "PARTITION_MOVED", message).into()
-}
-
 impl AdminEdge {
     async fn subscription_read(&self, topic: &TopicName, name: &SubscriptionName) -> Result<(TopicInfo, Subscription), Refused> {
         let info = self.broker.topic(topic).await?;
@@ -157,18 +158,79 @@ impl AdminEdge {
     }
 
     /// The partitions asked for; all if none are named.
-    async fn partitions_of(&self, topic: &TopicInfo, asked: &[u32]) -> Result<Vec<PartitionHandle>, Refused> {
+    fn partitions_of(topic: &TopicInfo, asked: &[u32]) -> Result<BTreeSet<PartitionIndex>, Refused> {
         if let Some(bad) = asked.iter().find(|p| **p >= topic.partitions) {
             let message = format!("partition {bad} of {} does not exist, it has {}", topic.name, topic.partitions);
             return Err(Fault::invalid("partitions", "PARTITION_NOT_FOUND", message).into());
         }
-        let wanted: BTreeSet<u32> =
-            if asked.is_empty() { (0..topic.partitions).collect() } else { asked.iter().copied().collect() };
-        let mut handles = Vec::with_capacity(wanted.len());
-        for index in wanted {
-            handles.push(self.broker.partition(topic, PartitionIndex::new(index)).await?);
+        let all = asked.is_empty();
+        let named = asked.iter().copied().chain((0..topic.partitions).filter(|_| all));
+        Ok(named.map(PartitionIndex::new).collect())
+    }
+
+    /// Where a subscription stands in a partition, as its owner knows.
+    async fn cursor_found(
+        &self,
+        topic: &TopicInfo,
+        index: PartitionIndex,
+        subscription: &SubscriptionInfo,
+    ) -> Result<v1::PartitionCursor, Status> {
+        let mut asking = Asking::new(&self.broker, topic, index);
+        loop {
+            let answer = match asking.whom().await? {
+                Route::Here(partition) => {
+                    let stats = async {
+                        self.broker.acquaint(&partition, subscription).await?;
+                        partition.stats(&subscription.name).await
+                    };
+                    stats.await.map(|stats| cursor(index, &stats)).map_err(|fault| to_status(&fault))
+                }
+                Route::There(peer) => {
+                    let (topic, subscription) = (topic.name.to_string(), subscription.name.to_string());
+                    let request = wire::InspectCursorRequest { topic, partition: index.get(), subscription };
+                    let found = answered(&peer, peer.calling().inspect_cursor(request)).await;
+                    found.map(|found| found.cursor.unwrap_or_default())
+                }
+            };
+            if let Some(answer) = asking.settled(answer).await {
+                return answer;
+            }
         }
-        Ok(handles)
+    }
+
+    /// Moves a subscription's cursor in a partition.
+    async fn cursor_moved(
+        &self,
+        topic: &TopicInfo,
+        index: PartitionIndex,
+        subscription: &SubscriptionInfo,
+        (at, asked): (StartAt, &v1::SeekSubscriptionRequest),
+    ) -> Result<v1::MessageId, Status> {
+        let mut asking = Asking::new(&self.broker, topic, index);
+        loop {
+            let answer = match asking.whom().await? {
+                Route::Here(partition) => {
+                    let moved = async {
+                        self.broker.acquaint(&partition, subscription).await?;
+                        partition.seek(&subscription.name, at).await
+                    };
+                    let at = |offset: Offset| v1::MessageId { partition: index.get(), offset: offset.get() };
+                    moved.await.map(at).map_err(|fault| to_status(&fault))
+                }
+                Route::There(peer) => {
+                    let request = v1::SeekSubscriptionRequest { partitions: vec![index.get()], ..asked.clone() };
+                    let request = wire::ForwardSeekRequest { request: Some(request) };
+                    let moved = answered(&peer, peer.calling().forward_seek(request)).await;
+                    moved.and_then(|moved| {
+                        let cursors = moved.response.unwrap_or_default().cursors;
+                        cursors.first().copied().ok_or_else(|| Status::unavailable("an answer without a cursor"))
+                    })
+                }
+            };
+            if let Some(answer) = asking.settled(answer).await {
+                return answer;
+            }
+        }
     }
 
     async fn subscription_measured(
@@ -177,34 +239,32 @@ impl AdminEdge {
     ) -> Result<v1::GetSubscriptionStatsResponse, Refused> {
         let (topic, name) = parse(&request.topic, &request.name)?;
         let (info, subscription) = self.subscription_read(&topic, &name).await?;
-        let mut partitions = Vec::new();
-        for partition in self.partitions_of(&info, &[]).await? {
-            let (reply, answer) = oneshot::channel();
-            partition.subscriptions(Input::Stats { subscription: name.clone(), reply }).await?;
-            let stats = answer.await.map_err(|_| moved(&partition))??;
-            partitions.push(cursor(partition.name().index, &stats));
-        }
+        let found = self.broker.subscription(&info, &name, None, None).await?;
+        let measured = Self::partitions_of(&info, &[])?.into_iter().map(|index| self.cursor_found(&info, index, &found));
+        let partitions = stream::iter(measured).buffered(AT_ONCE).try_collect().await?;
         Ok(v1::GetSubscriptionStatsResponse { subscription: Some(shown(&topic, &name, &subscription)), partitions })
     }
 
     async fn subscription_sought(&self, request: v1::SeekSubscriptionRequest) -> Result<v1::SeekSubscriptionResponse, Refused> {
         let (topic, name) = parse(&request.topic, &request.name)?;
-        let at = start_at(request.position)
-            .ok_or_else(|| Fault::invalid("position", "POSITION", "say where to: earliest, latest, an offset or a time"))?;
+        let at = position(request.position)?;
         let (info, _) = self.subscription_read(&topic, &name).await?;
-        let mut cursors = Vec::new();
-        for partition in self.partitions_of(&info, &request.partitions).await? {
-            let to = partition.resolve(at).await?;
-            let (reply, answer) = oneshot::channel();
-            partition.subscriptions(Input::Seek { subscription: name.clone(), to, reply }).await?;
-            let stands = answer.await.map_err(|_| moved(&partition))??;
-            cursors.push(v1::MessageId { partition: partition.name().index.get(), offset: stands.get() });
-        }
+        let found = self.broker.subscription(&info, &name, None, None).await?;
+        let named = Self::partitions_of(&info, &request.partitions)?;
+        let sought = named.into_iter().map(|index| self.cursor_moved(&info, index, &found, (at, &request)));
+        let cursors = stream::iter(sought).buffered(AT_ONCE).try_collect().await?;
         Ok(v1::SeekSubscriptionResponse { cursors })
     }
 }
 
-fn cursor(partition: PartitionIndex, stats: &CursorStats) -> v1::PartitionCursor {
+/// The position to seek to.
+pub(crate) fn position(position: Option<v1::Position>) -> Result<StartAt, Fault> {
+    let missing = || Fault::invalid("position", "POSITION", "say where to: earliest, latest, an offset or a time");
+    start_at(position).ok_or_else(missing)
+}
+
+/// A cursor's figures, as a caller is told.
+pub(crate) fn cursor(partition: PartitionIndex, stats: &CursorStats) -> v1::PartitionCursor {
     v1::PartitionCursor {
         partition: partition.get(),
         next_offset: stats.next.get(),

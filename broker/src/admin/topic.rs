@@ -6,6 +6,7 @@ use alluvium_metadata::policies::Policies;
 use alluvium_metadata::segments::Segment;
 use alluvium_metadata::topics::Topic;
 use alluvium_metadata::{PartitionId, Versioned};
+use alluvium_proto::internal::v1 as wire;
 use alluvium_proto::v1;
 use alluvium_proto::v1::topic_service_server::TopicService;
 use alluvium_types::fault::Fault;
@@ -16,7 +17,7 @@ use tonic::{Request, Response, Status};
 use super::AdminEdge;
 use super::fault::{Refused, absent};
 use super::{page, policies};
-use crate::topic::OpenSegment;
+use crate::topic::{OpenSegment, PartitionHandle};
 
 /// How long the owner of a partition may take to say what it knows of its open segment.
 const OPEN_PATIENCE: Duration = Duration::from_secs(1);
@@ -61,19 +62,41 @@ fn partitions(asked: u32) -> Result<u32, Refused> {
 }
 
 /// A segment, with what its owner knows of it if it is the one that is written. One that was opened ahead is none yet (C66).
-fn segment(segment: &Segment, open: Option<OpenSegment>) -> Option<v1::TopicSegment> {
+fn segment(segment: &Segment, open: Option<v1::TopicSegment>) -> Option<v1::TopicSegment> {
     let first = segment.first?;
-    let open = open.filter(|open| open.ledger == segment.ledger);
+    let open = open.filter(|open| open.ledger == segment.ledger.get());
     let sealed = segment.sealed;
-    let times = sealed.map_or(open.and_then(|open| open.times), |sealed| sealed.times);
+    let known = open.unwrap_or_default();
+    let times = sealed.map_or(Some((known.first_time_ms, known.last_time_ms)), |sealed| {
+        sealed.times.map(|(first, last)| (first.as_millis(), last.as_millis()))
+    });
     Some(v1::TopicSegment {
         ledger: segment.ledger.get(),
-        first_offset: open.map_or(first, |open| open.first).get(),
+        first_offset: open.map_or(first.get(), |open| open.first_offset),
         end_offset: sealed.map(|s| s.end.get()),
-        bytes: sealed.map_or(open.map_or(0, |open| open.bytes), |s| s.bytes),
-        first_time_ms: times.map_or(0, |(first, _)| first.as_millis()),
-        last_time_ms: times.map_or(0, |(_, last)| last.as_millis()),
+        bytes: sealed.map_or(known.bytes, |s| s.bytes),
+        first_time_ms: times.map_or(0, |(first, _)| first),
+        last_time_ms: times.map_or(0, |(_, last)| last),
     })
+}
+
+/// What the owner of a partition says of it.
+pub(crate) async fn inspected(handle: &PartitionHandle) -> wire::InspectPartitionResponse {
+    let bounds = handle.bounds();
+    let open = handle.open_segment().await.map(|open| {
+        let OpenSegment { ledger, first, bytes, times } = open;
+        let (first_time, last_time) = times.unwrap_or_default();
+        v1::TopicSegment {
+            ledger: ledger.get(),
+            first_offset: first.get(),
+            end_offset: None,
+            bytes,
+            first_time_ms: first_time.as_millis(),
+            last_time_ms: last_time.as_millis(),
+        }
+    });
+    let (first_offset, end_offset) = (bounds.first.get(), bounds.end.get());
+    wire::InspectPartitionResponse { loaded: true, first_offset, end_offset, open }
 }
 
 impl AdminEdge {
@@ -115,26 +138,39 @@ impl AdminEdge {
         let topic = self.topic_read(&name).await?.value;
         let mut found = Vec::new();
         for index in (0..topic.partitions).map(PartitionIndex::new) {
-            found.push(self.partition_found(&topic, index).await?);
+            found.push(self.partition_found(&name, &topic, index).await?);
         }
         let above = self.policies_of(name.namespace()).await?;
         Ok(v1::GetTopicResponse { topic: Some(self.shown(&name, &topic, above)), partitions: found })
     }
 
+    /// What the owner of a partition knows of it, here or at another broker; `None` when nobody has it loaded, or can be asked.
+    async fn known_by_owner(&self, name: &TopicName, id: PartitionId) -> Option<wire::InspectPartitionResponse> {
+        if let Some(handle) = self.broker.loaded(id.topic, id.index) {
+            return Some(inspected(&handle).await);
+        }
+        let peer = self.broker.owner_elsewhere(id).await?;
+        let request = wire::InspectPartitionRequest { topic: name.to_string(), partition: id.index.get() };
+        let answer = peer.calling().inspect_partition(request).await.ok()?.into_inner();
+        answer.loaded.then_some(answer)
+    }
+
     /// A partition as its owner knows it, or else as metadata does. Loads nothing.
-    async fn partition_found(&self, topic: &Topic, index: PartitionIndex) -> Result<v1::TopicPartition, Refused> {
+    async fn partition_found(
+        &self,
+        name: &TopicName,
+        topic: &Topic,
+        index: PartitionIndex,
+    ) -> Result<v1::TopicPartition, Refused> {
         let id = PartitionId { topic: topic.id, index };
         let metadata = self.broker.metadata();
         let owner = metadata.ownership().get(id).await?.map(|o| o.value);
         let segments = metadata.segments().all(id).await?;
-        let loaded = self.broker.loaded(topic.id, index);
-        let open = match &loaded {
-            // An owner that is busy for so long is not waited for.
-            Some(handle) => self.broker.clock().timeout(OPEN_PATIENCE, handle.open_segment()).await.ok().flatten(),
-            None => None,
-        };
-        let (first, end) = match &loaded {
-            Some(handle) => (handle.bounds().first.get(), handle.bounds().end.get()),
+        // An owner that is busy for so long is not waited for.
+        let known = self.broker.clock().timeout(OPEN_PATIENCE, self.known_by_owner(name, id)).await.ok().flatten();
+        let open = known.as_ref().and_then(|known| known.open);
+        let (first, end) = match &known {
+            Some(known) => (known.first_offset, known.end_offset),
             None => {
                 let end = segments.iter().rev().find_map(|s| s.value.sealed.map(|sealed| sealed.end).or(s.value.first));
                 let end = end.map_or(0, |o| o.get());

@@ -26,7 +26,9 @@ use crate::topic::lease::DispatchLease;
 pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) name: BrokerName,
-    /// Where other servers reach this one.
+    /// Where clients reach this one.
+    pub(crate) address: String,
+    /// Where other servers do.
     pub(crate) internal_address: String,
     pub(crate) metadata: Metadata,
     pub(crate) ledgers: LedgerClient,
@@ -55,12 +57,23 @@ pub(crate) struct Context {
     /// Where owner tasks live: not on the connection's runtime that first asked for a partition.
     pub(crate) home: tokio::runtime::Handle,
     pub(crate) storage_full: AtomicBool,
+    pub(crate) leaving: AtomicBool,
 }
 
 impl Context {
     /// Whether no bookie takes more messages.
     pub(crate) fn storage_full(&self) -> bool {
         self.storage_full.load(Ordering::Relaxed)
+    }
+
+    /// Whether the broker is to go: it takes nothing over any more.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// The broker is to go.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
     }
 
     /// How long to wait before trying again what failed.

@@ -2,6 +2,7 @@
 
 mod audit;
 mod context;
+mod moves;
 mod partitions;
 mod placement;
 mod registration;
@@ -11,13 +12,14 @@ mod subscriptions;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use alluvium_ledger::LedgerClient;
 use alluvium_metadata::bookies::LiveBookie;
 use alluvium_metadata::brokers::IfRegistered;
 use alluvium_metadata::live::Live;
+use alluvium_metadata::placements::Placement;
 use alluvium_metadata::policies::Policies;
 use alluvium_metadata::topics::Topic;
 use alluvium_metadata::{Metadata, PartitionId, ReadError, UpdateError, Versioned};
@@ -41,6 +43,7 @@ pub(crate) use routes::{Route, Scope};
 pub use subscriptions::SubscriptionInfo;
 
 use crate::config::Config;
+use crate::deliver::DeliverMetrics;
 use crate::forward::Peers;
 use crate::metrics::Metrics;
 use crate::topic::PartitionHandle;
@@ -67,7 +70,10 @@ struct Inner {
     topics: Mutex<HashMap<TopicName, (TopicInfo, Mono)>>,
     bookies: watch::Receiver<Live<BookieName, LiveBookie>>,
     peers: Peers,
+    placed: watch::Receiver<Live<PartitionId, Placement>>,
     remembered: Remembered,
+    deliver_metrics: DeliverMetrics,
+    consumers: AtomicU64,
 }
 
 impl fmt::Debug for Broker {
@@ -170,8 +176,10 @@ impl Broker {
             own_tasks: tasks.part(),
             home: tokio::runtime::Handle::current(),
             storage_full: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             config,
             name,
+            address: address.clone(),
             internal_address,
             metadata,
             ledgers,
@@ -182,6 +190,7 @@ impl Broker {
         });
         let bookies = context.metadata.bookies().watch().await?;
         let brokers = context.metadata.brokers().watch().await?;
+        let placed = context.metadata.placements().watch().await?;
         let session = registration::register(&context, &address, if_registered).await.map_err(StartError::Register)?;
         let (session_tx, session) = watch::channel(session);
         let opener = Opener { context: Arc::clone(&context), partitions: Arc::new(Partitions::default()), session };
@@ -192,7 +201,10 @@ impl Broker {
             topics: Mutex::default(),
             bookies: bookies.clone(),
             peers,
+            placed,
             remembered: Remembered::default(),
+            deliver_metrics: DeliverMetrics::default(),
+            consumers: AtomicU64::new(1),
         };
         let broker = Self(Arc::new(inner));
         let keeper = registration::keep(Arc::clone(&context), address, session_tx);
@@ -205,6 +217,11 @@ impl Broker {
             watch_storage(&watcher, bookies).await;
             Ok::<(), std::convert::Infallible>(())
         });
+        let mover = broker.clone();
+        context.own_tasks.spawn("broker-moves", OnFailure::ShutDown, async move {
+            mover.keep_moving().await;
+            Ok::<(), std::convert::Infallible>(())
+        });
         let auditor = broker.clone();
         context.own_tasks.spawn("broker-auditor", OnFailure::ShutDown, async move {
             auditor.audit().await;
@@ -213,11 +230,12 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Stops: takes nothing new, stores what was taken, writes the partitions' state down, lets them go and says goodbye. At most
+    /// Stops: hands its partitions to other brokers if there are any, takes nothing new, stores what was taken, writes the partitions' state down, lets them go and says goodbye. At most
     /// about `grace`; says whether everything was done in time.
     pub async fn drain(&self, grace: Duration) -> bool {
         let context = self.context();
         let until = context.clock.mono().after(grace);
+        self.leave(grace / 2).await;
         context.session_tasks.stop();
         let done = async {
             for handle in self.0.opener.partitions.of_topic(None).await {
@@ -228,8 +246,8 @@ impl Broker {
                 handle.over().await;
             }
         };
-        let in_time = context.clock.timeout(grace, done).await.is_ok();
         let left = || until.since(context.clock.mono()).max(Duration::from_millis(500));
+        let in_time = context.clock.timeout(left(), done).await.is_ok();
         let sessions = context.session_tasks.join(left()).await;
         context.partition_tasks.stop();
         let partitions = context.partition_tasks.join(left()).await;
@@ -242,6 +260,21 @@ impl Broker {
 
     pub(crate) fn context(&self) -> &Arc<Context> {
         &self.0.context
+    }
+
+    /// What is counted of deliveries.
+    pub(crate) fn deliver_metrics(&self) -> &DeliverMetrics {
+        &self.0.deliver_metrics
+    }
+
+    /// A number that no other consumer of this process has had.
+    pub(crate) fn consumer_number(&self) -> u64 {
+        self.0.consumers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Where clients reach it.
+    pub(crate) fn address(&self) -> &str {
+        &self.0.context.address
     }
 
     /// The metadata plane.

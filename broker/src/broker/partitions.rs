@@ -78,6 +78,16 @@ impl Partitions {
         handles
     }
 
+    /// All partitions that are open.
+    pub(super) fn open(&self) -> Vec<(PartitionId, PartitionHandle)> {
+        let places = self.places.lock();
+        let open = places.iter().filter_map(|(id, place)| match place {
+            Place::Open(handle) if !handle.is_over() && !handle.is_closing() => Some((*id, handle.clone())),
+            Place::Open(_) | Place::Opening(_) => None,
+        });
+        open.collect()
+    }
+
     /// The subscriptions of a topic changed. Partitions that are open are to be told; those that are being opened find out.
     pub(super) fn subscriptions_changed(&self, topic: TopicId) -> Vec<PartitionHandle> {
         self.changes.fetch_add(1, Ordering::AcqRel);
@@ -94,6 +104,15 @@ impl Partitions {
         match self.places.lock().get(&id) {
             Some(Place::Open(handle)) if !handle.is_over() => Some(handle.clone()),
             _ => None,
+        }
+    }
+
+    /// Whether the partition is open and stays so, or is being opened.
+    pub(super) fn serves(&self, id: PartitionId) -> bool {
+        match self.places.lock().get(&id) {
+            Some(Place::Open(handle)) => !handle.is_over() && !handle.is_closing(),
+            Some(Place::Opening(_)) => true,
+            None => false,
         }
     }
 
@@ -224,7 +243,7 @@ impl Opener {
         name: &PartitionName,
     ) -> Result<(PartitionHandle, PartitionTask), OpenError> {
         let context = &self.context;
-        if context.session_tasks.is_stopping() {
+        if context.is_leaving() || context.session_tasks.is_stopping() {
             return Err(OpenError::Stopping);
         }
         let session = self.session.borrow().clone();

@@ -102,7 +102,7 @@ impl Broker {
 
     async fn seat(&self, topic: &TopicInfo, index: PartitionIndex, ended: &[SessionId]) -> Result<Seat, Fault> {
         let id = PartitionId { topic: topic.id, index };
-        if self.0.opener.partitions.has(id) {
+        if self.0.opener.partitions.serves(id) {
             return Ok(Seat::Here);
         }
         let (live, peers) = (self.0.peers.live(), &self.0.peers);
@@ -117,7 +117,8 @@ impl Broker {
         let owner = self.metadata().ownership().get(id).await.map_err(unreadable)?;
         if let Some(holder) = owner.and_then(|owner| owner.value.holder) {
             if holder.session == own {
-                return Ok(Seat::Here);
+                // What is to be elsewhere is being let go; who shall have it waits for that.
+                return Ok(self.rather(id).map_or(Seat::Here, Seat::There));
             }
             if let Some(peer) = standing(&holder.broker, holder.session) {
                 self.0.remembered.put(id, &peer);
@@ -133,13 +134,21 @@ impl Broker {
         })
     }
 
+    /// The owner of a partition if it is another broker, which lives by this broker's view.
+    pub(crate) async fn owner_elsewhere(&self, id: PartitionId) -> Option<Peer> {
+        let holder = self.metadata().ownership().get(id).await.ok()??.value.holder?;
+        let live = self.0.peers.live();
+        let broker = live.get(&holder.broker).filter(|broker| broker.session == holder.session)?;
+        (holder.session != self.own_session()).then(|| self.0.peers.to(&holder.broker, broker))?
+    }
+
     /// Whoever was asked for a partition is not its owner, or not any more.
     pub(crate) fn moved(&self, topic: TopicId, index: PartitionIndex) {
         self.0.remembered.forget(PartitionId { topic, index });
     }
 
     /// This broker's present session.
-    fn own_session(&self) -> SessionId {
+    pub(super) fn own_session(&self) -> SessionId {
         self.0.opener.session.borrow().decider().session
     }
 }

@@ -6,13 +6,18 @@
 use std::time::Duration;
 
 use alluvium_metadata::{PartitionId, UpdateError};
+use alluvium_proto::internal::v1 as wire;
+use alluvium_proto::status::to_status;
+use alluvium_proto::v1;
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::{Offset, PartitionIndex, Revision};
 use alluvium_types::names::SubscriptionName;
 use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt, stream};
+use tonic::Status;
 
-use super::{Broker, StartAt, TopicInfo, unchanged, unreadable};
+use super::{Broker, Route, StartAt, TopicInfo, unchanged, unreadable};
+use crate::forward::{Asking, answered};
 use crate::topic::{PartitionHandle, SubscriptionKind};
 
 /// How long it may take to find out where a new subscription begins.
@@ -79,6 +84,29 @@ impl Broker {
         Ok(found.map(|found| SubscriptionInfo { name: name.clone(), kind: found.value.kind, id: found.create_revision }))
     }
 
+    /// What a position means in a partition, by its owner.
+    async fn resolved(&self, topic: &TopicInfo, index: PartitionIndex, start: StartAt) -> Result<Offset, Fault> {
+        let unknown = |status: Status| {
+            let text = format!("it is not known yet where partition {index} of {} ends: {}", topic.name, status.message());
+            Fault::new(FaultKind::Unavailable, "PARTITION_UNAVAILABLE", text)
+        };
+        let mut asking = Asking::new(self, topic, index);
+        loop {
+            let answer = match asking.whom().await.map_err(unknown)? {
+                Route::Here(partition) => partition.resolve(start).await.map_err(|fault| to_status(&fault)),
+                Route::There(peer) => {
+                    let (topic, position) = (topic.name.to_string(), Some(position(start)));
+                    let request = wire::ResolvePositionRequest { topic, partition: index.get(), position };
+                    let found = answered(&peer, peer.calling().resolve_position(request)).await;
+                    found.map(|found| Offset::new(found.offset))
+                }
+            };
+            if let Some(answer) = asking.settled(answer).await {
+                return answer.map_err(unknown);
+            }
+        }
+    }
+
     /// Where it starts in each partition. What was never used is not loaded for it.
     async fn starts(&self, topic: &TopicInfo, start: StartAt) -> Result<Vec<Offset>, Fault> {
         if start == StartAt::Earliest {
@@ -88,10 +116,21 @@ impl Broker {
             let id = PartitionId { topic: topic.id, index };
             let unused =
                 !self.0.opener.partitions.has(id) && self.metadata().segments().all(id).await.map_err(unreadable)?.is_empty();
-            if unused { Ok(Offset::ZERO) } else { self.partition(topic, index).await?.resolve(start).await }
+            if unused { Ok(Offset::ZERO) } else { self.resolved(topic, index, start).await }
         });
         stream::iter(found).buffered(STARTS_AT_ONCE).try_collect().await
     }
+}
+
+const fn position(start: StartAt) -> v1::Position {
+    use v1::position::At;
+    let at = match start {
+        StartAt::Earliest => At::Earliest(v1::Earliest {}),
+        StartAt::Latest => At::Latest(v1::Latest {}),
+        StartAt::Offset(offset) => At::Offset(offset.get()),
+        StartAt::Time(time) => At::TimeMs(time.as_millis()),
+    };
+    v1::Position { at: Some(at) }
 }
 
 fn agreed(found: SubscriptionInfo, wanted: Option<SubscriptionKind>) -> Result<SubscriptionInfo, Fault> {

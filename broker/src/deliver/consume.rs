@@ -18,13 +18,13 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
 use tonic::Status;
 
-use super::growth::Growth;
-use super::membership::{Joiner, Membership, Partitions, ReadDone, Spans};
+use super::line::{Ask, Say};
+use super::membership::{Joiner, Membership, ReadDone, Spans};
 use super::outbox::{Hold, Outbox, paused};
 use super::parcel::{Decoded, Format, Parcel, Step};
 use super::request;
 use super::service::Surroundings;
-use crate::subscription::{AckRequest, AckTarget, Event, Grant, Input, Mailbox, Span};
+use crate::subscription::{AckRequest, AckTarget, Event, Grant, Input, Span};
 use crate::topic::{PartitionHandle, SubscriptionKind};
 
 /// Acknowledgements of one stream that wait for their receipts. Past it the stream is not read.
@@ -43,11 +43,9 @@ const STALL: Duration = Duration::from_secs(10);
 pub(super) struct Session<S> {
     pub(super) around: Surroundings,
     pub(super) membership: Membership,
-    /// For one that consumes all partitions.
-    pub(super) growth: Option<Growth>,
     pub(super) format: Format,
     pub(super) requests: S,
-    pub(super) outbox: Outbox<v1::SubscribeResponse>,
+    pub(super) outbox: Outbox<Say<v1::SubscribeResponse>>,
 }
 
 /// What a stream waits with, apart from where it came from and goes to.
@@ -59,6 +57,10 @@ struct Work {
     receipts: VecDeque<v1::AckReceipt>,
     receipts_open: usize,
     faults: VecDeque<v1::DeliveryFault>,
+    /// It was said that credit is wanted, and none has come since.
+    wanted: bool,
+    /// Credit that was asked back.
+    returned: Option<Grant>,
     /// For the machines.
     inputs: VecDeque<(PartitionIndex, Input)>,
     /// The first parcel waits for credit; a change of the mailbox may bring it.
@@ -75,12 +77,11 @@ struct Work {
 enum Wake {
     Stop,
     Gone,
-    Request(Option<Result<v1::SubscribeRequest, Status>>),
+    Request(Option<Result<Ask<v1::SubscribeRequest>, Status>>),
     Read(ReadDone),
     Changed,
     Room,
     Decode(BytesHeld),
-    Grown(Partitions),
     Time,
 }
 
@@ -94,12 +95,12 @@ enum End {
     Draining,
 }
 
-impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Session<S> {
+impl<S: Stream<Item = Result<Ask<v1::SubscribeRequest>, Status>> + Unpin + Send> Session<S> {
     /// Serves the stream until the client goes, or something ends it. What was not acknowledged is given back.
     pub(super) async fn run(mut self, opened: v1::Subscribed) {
         self.around.metrics.streams.inc();
         self.outbox.room().await;
-        self.outbox.send(response(Response::Subscribed(opened)), Hold::default());
+        self.say(Response::Subscribed(opened), Hold::default());
         let mut work = Work::default();
         let end = self.serve(&mut work).await;
         self.membership.mailbox.close();
@@ -132,7 +133,6 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
     async fn serve(&mut self, work: &mut Work) -> End {
         let mut reads: FuturesUnordered<BoxFuture<'static, ReadDone>> = FuturesUnordered::new();
         let mut room_for_decoding: Option<BoxFuture<'static, BytesHeld>> = None;
-        let mut growing = self.growing();
         loop {
             if let Err(fault) = self.take_events(work, &mut reads) {
                 return End::Fault(fault);
@@ -141,7 +141,7 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
                 return End::Fault(fault);
             }
             let may_dispatch = self.pause_is_over(work) && room_for_decoding.is_none();
-            let wants_room = work.has_something(may_dispatch);
+            let wants_room = work.has_something(may_dispatch) || self.wants_credit(work);
             let now = self.around.clock.mono();
             work.full_since = work.full_since.or(Some(now)).filter(|_| wants_room && !work.stalled);
             let pause_ends = work.paused_since.map(|_| now.after(PAUSE.0));
@@ -155,7 +155,6 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
                 request = self.requests.next(), if !work.half_closed && work.receipts_open < RECEIPTS_OPEN_MAX => Wake::Request(request),
                 held = some(&mut room_for_decoding), if room_for_decoding.is_some() => Wake::Decode(held),
                 () = self.outbox.room(), if wants_room => Wake::Room,
-                grown = some(&mut growing), if growing.is_some() => Wake::Grown(grown),
                 () = self.around.clock.sleep_until(alarm.unwrap_or_default()), if alarm.is_some() => Wake::Time,
             };
             match wake {
@@ -163,12 +162,6 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
                 Wake::Gone => return End::Gone,
                 Wake::Read((partition, from, result)) => {
                     work.inputs.push_back((partition, self.membership.entries(from, result)));
-                }
-                Wake::Grown(more) => {
-                    if let Err(fault) = self.membership.grow(more).await {
-                        return End::Fault(fault);
-                    }
-                    growing = self.growing();
                 }
                 Wake::Changed => work.waits_for_credit = false,
                 Wake::Time => {
@@ -211,12 +204,6 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
                 }
             }
         }
-    }
-
-    /// Resolves once there are partitions to join in.
-    fn growing(&self) -> Option<BoxFuture<'static, Partitions>> {
-        let growth = self.growth.clone()?;
-        Some(growth.behind(self.membership.partitions.len()).boxed())
     }
 
     /// Takes what the machines put into the mailbox.
@@ -264,11 +251,26 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
         }
     }
 
-    fn request(&self, work: &mut Work, request: v1::SubscribeRequest) -> Result<(), Fault> {
+    /// Whether there are messages that only credit is missing for, and that was not said yet.
+    fn wants_credit(&self, work: &Work) -> bool {
+        !work.wanted && !work.stalled && (work.waits_for_credit || self.membership.mailbox.wants_credit())
+    }
+
+    fn say(&self, said: Response, hold: Hold) {
+        self.outbox.send(Say::Response { response: response(said), taken: self.membership.mailbox.account().taken() }, hold);
+    }
+
+    fn request(&self, work: &mut Work, request: Ask<v1::SubscribeRequest>) -> Result<(), Fault> {
+        let Ask::Request(request) = request else {
+            let more = self.membership.mailbox.reclaim();
+            let before = work.returned.unwrap_or_default();
+            work.returned = Some(Grant { messages: before.messages + more.messages, bytes: before.bytes + more.bytes });
+            return Ok(());
+        };
         match request.request {
             Some(Request::Credit(credit)) => {
                 self.membership.mailbox.grant(request::grant(credit))?;
-                work.waits_for_credit = false;
+                (work.waits_for_credit, work.wanted) = (false, false);
                 Ok(())
             }
             Some(Request::Ack(ack)) => {
@@ -336,11 +338,20 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
         if !work.receipts.is_empty() {
             let count = work.receipts.len().min(RECEIPTS_MAX);
             let receipts = work.receipts.drain(..count).collect();
-            self.outbox.send(response(Response::Receipts(v1::AckReceipts { receipts })), Hold::default());
+            self.say(Response::Receipts(v1::AckReceipts { receipts }), Hold::default());
             return None;
         }
         if let Some(fault) = work.faults.pop_front() {
-            self.outbox.send(response(Response::Fault(fault)), Hold::default());
+            self.say(Response::Fault(fault), Hold::default());
+            return None;
+        }
+        if let Some(returned) = work.returned.take() {
+            self.outbox.send(Say::Returned(returned), Hold::default());
+            return None;
+        }
+        if self.wants_credit(work) {
+            work.wanted = true;
+            self.outbox.send(Say::Wanted(self.membership.mailbox.account().granted()), Hold::default());
             return None;
         }
         let step = work.parcels.front_mut().filter(|_| may_dispatch)?.next(|bytes| self.membership.mailbox.take_more(bytes));
@@ -359,7 +370,7 @@ impl<S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send> Sess
                 self.around.metrics.bytes.inc_by(bytes);
                 self.membership.mailbox.sent(messages);
                 let hold = hold.dispatched(&self.membership.partitions[&partition], self.membership.joiner.kind);
-                self.outbox.send(response(Response::Delivery(delivery)), hold);
+                self.say(Response::Delivery(delivery), hold);
             }
             Step::Undeliverable { span, producer, error, unused } => {
                 let handle = &self.membership.partitions[&partition];
@@ -420,7 +431,7 @@ impl Work {
     /// Whether there is a response to be made now.
     fn has_something(&self, may_dispatch: bool) -> bool {
         let parcel = !self.parcels.is_empty() && !self.waits_for_credit && may_dispatch;
-        parcel || self.stalled || !self.receipts.is_empty() || !self.faults.is_empty()
+        parcel || self.stalled || self.returned.is_some() || !self.receipts.is_empty() || !self.faults.is_empty()
     }
 }
 
@@ -477,12 +488,8 @@ pub(super) fn subscribed(partitions: impl Iterator<Item = PartitionIndex>, kind:
         protocol_version: PROTOCOL_VERSION,
         partitions: partitions.map(PartitionIndex::get).collect(),
         r#type: kind.into(),
+        owners: Vec::new(),
     }
-}
-
-/// A grant that opens a stream, if there is one.
-pub(super) fn open_credit(mailbox: &Mailbox, credit: Option<Grant>) -> Result<(), Fault> {
-    credit.map_or(Ok(()), |grant| mailbox.grant(grant))
 }
 
 #[cfg(test)]
@@ -510,7 +517,7 @@ mod tests {
     use super::*;
     use crate::deliver::metrics::DeliverMetrics;
     use crate::deliver::outbox::Responses;
-    use crate::subscription::{ConsumerId, Delivery};
+    use crate::subscription::{ConsumerId, Delivery, Mailbox};
     use crate::topic::cache::{TailCache, Tails};
     use crate::topic::command::Command;
     use crate::topic::complaints::Complaints;
@@ -532,9 +539,9 @@ mod tests {
     struct World {
         clock: Clock,
         mailbox: Mailbox,
-        responses: Responses<v1::SubscribeResponse>,
+        responses: Responses<Say<v1::SubscribeResponse>>,
         metrics: DeliverMetrics,
-        session: Option<Session<futures::stream::Pending<Result<v1::SubscribeRequest, Status>>>>,
+        session: Option<Session<futures::stream::Pending<Result<Ask<v1::SubscribeRequest>, Status>>>>,
         _commands: mpsc::Receiver<Command>,
     }
 
@@ -583,10 +590,11 @@ mod tests {
             };
             let partitions = BTreeMap::from([(index, handle)]);
             let membership = Membership::joined(joiner, partitions, mailbox.clone(), tasks.clone());
-            let (outbox, responses) = Outbox::new();
+            let (outbox, queued) = Outbox::new();
+            let responses = queued.responses();
             let around = Surroundings { clock: clock.clone(), tasks, budget, metrics: metrics.clone() };
             let requests = futures::stream::pending();
-            let session = Session { around, membership, growth: None, format: Format::Batches, requests, outbox };
+            let session = Session { around, membership, format: Format::Batches, requests, outbox };
             Self { clock, mailbox, responses, metrics, session: Some(session), _commands }
         }
 
@@ -601,6 +609,13 @@ mod tests {
             let span = Span::new(Offset::new(offset), Offset::new(offset + 1));
             let delivery = Delivery { entry, span, attempt: 1, taken: Grant { messages: 1, bytes: 0 } };
             self.mailbox.slot(PartitionIndex::new(0)).post(Event::Delivery(delivery));
+        }
+    }
+
+    fn response_of(said: Say<v1::SubscribeResponse>) -> Option<Response> {
+        match said {
+            Say::Response { response, .. } => response.response,
+            other => panic!("there is credit: {other:?}"),
         }
     }
 
@@ -621,7 +636,7 @@ mod tests {
         let mut world = World::new().await;
         let mut session = world.session.take().expect("there");
         while session.outbox.room().now_or_never().is_some() {
-            session.outbox.send(response(Response::Receipts(v1::AckReceipts::default())), Hold::default());
+            session.say(Response::Receipts(v1::AckReceipts::default()), Hold::default());
         }
         world.deliver(0);
         let mut work = Work::default();
@@ -629,7 +644,7 @@ mod tests {
         assert!(settle(served.as_mut()).await.is_none());
         world.clock.advance(LEASE);
         while let Some(Some(queued)) = world.responses.next().now_or_never() {
-            let queued = queued.expect("no fault").response;
+            let queued = response_of(queued.expect("no fault"));
             assert!(matches!(queued, Some(Response::Receipts(_))), "a delivery after the lease: {queued:?}");
             assert!(settle(served.as_mut()).await.is_none(), "the lease may come back");
         }
@@ -653,7 +668,7 @@ mod tests {
         let mut served = pin!(session.serve(&mut work));
         assert!(settle(served.as_mut()).await.is_none());
         assert_eq!(world.metrics.messages.get(), 2);
-        let first = world.responses.next().await.expect("open").expect("no fault").response;
+        let first = response_of(world.responses.next().await.expect("open").expect("no fault"));
         assert!(matches!(first, Some(Response::Delivery(_))));
         world.clock.advance(LEASE);
         let second = world.responses.next().await.expect("an end");

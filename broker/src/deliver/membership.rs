@@ -46,34 +46,22 @@ pub(super) struct Membership {
 
 impl Membership {
     /// Joins in all partitions. When one refuses, or the future is dropped, it has joined in none.
-    pub(super) async fn join(joiner: Joiner, partitions: Partitions, mailbox: Mailbox, tasks: Tasks) -> Result<Self, Fault> {
+    /// What it `held` before of a partition stays with it.
+    pub(super) async fn join(
+        joiner: Joiner,
+        partitions: Partitions,
+        mut held: Spans,
+        mailbox: Mailbox,
+        tasks: Tasks,
+    ) -> Result<Self, Fault> {
         let membership = Self { joiner, partitions, mailbox, tasks, left: false };
         for (index, handle) in &membership.partitions {
-            membership.join_in(*index, handle).await?;
+            membership.join_in(*index, handle, held.remove(index).unwrap_or_default()).await?;
         }
         Ok(membership)
     }
 
-    /// Joins in more partitions. Those that refuse are left out; an owner that ended in between is a fault.
-    pub(super) async fn grow(&mut self, more: Partitions) -> Result<(), Fault> {
-        for (index, handle) in more {
-            // Before it is asked: what it posts must find it here, and who is dropped must leave it.
-            self.partitions.insert(index, handle.clone());
-            match self.join_in(index, &handle).await {
-                Ok(()) => tracing::debug!(partition = %handle.name(), "a stream consumes a new partition"),
-                Err(fault) if handle.is_over() => return Err(fault),
-                Err(fault) => {
-                    tracing::debug!(partition = %handle.name(), %fault, "a stream may not consume a new partition yet");
-                    self.partitions.remove(&index);
-                    // Those behind it would hide that it is missing.
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn join_in(&self, index: PartitionIndex, handle: &PartitionHandle) -> Result<(), Fault> {
+    async fn join_in(&self, index: PartitionIndex, handle: &PartitionHandle, held: Vec<Span>) -> Result<(), Fault> {
         let (reply, answer) = oneshot::channel();
         let request = JoinRequest {
             subscription: self.joiner.subscription.clone(),
@@ -81,6 +69,7 @@ impl Membership {
             name: self.joiner.name.clone(),
             takeover: self.joiner.takeover,
             ack_deadline: self.joiner.ack_deadline,
+            held,
             slot: self.mailbox.slot(index),
             reply,
         };

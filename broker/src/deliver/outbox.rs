@@ -22,11 +22,12 @@ const LAST_WORD: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What a response holds of the process's memory, until it is encoded (Q6).
 #[derive(Debug, Default)]
-pub(super) struct Hold {
+pub(crate) struct Hold {
     /// Handed over only while messages of this partition may be, to subscriptions of this kind.
     dispatched: Option<(PartitionHandle, SubscriptionKind)>,
     _entry: Option<LoadedEntry>,
     _inflated: Option<Arc<BytesHeld>>,
+    _forwarded: Option<BytesHeld>,
 }
 
 impl Hold {
@@ -38,6 +39,11 @@ impl Hold {
     /// Of decoded messages.
     pub(super) fn decoded(entry: &LoadedEntry, inflated: Arc<BytesHeld>) -> Self {
         Self { _entry: Some(entry.clone()), _inflated: Some(inflated), ..Self::default() }
+    }
+
+    /// Of messages that another broker sent.
+    pub(super) fn forwarded(bytes: BytesHeld) -> Self {
+        Self { _forwarded: Some(bytes), ..Self::default() }
     }
 
     /// The same, of messages for a subscription.
@@ -56,7 +62,7 @@ pub(super) fn paused() -> Fault {
 }
 
 /// The responses of a call, as the transport wants them.
-pub(super) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The session's end.
 #[derive(Debug)]
@@ -64,17 +70,32 @@ pub(super) struct Outbox<T> {
     queue: mpsc::Sender<(Result<T, Status>, Hold)>,
 }
 
-impl<T: Send + 'static> Outbox<T> {
-    /// Both ends.
-    pub(super) fn new() -> (Self, Responses<T>) {
-        let (queue, items) = mpsc::channel::<(Result<T, Status>, Hold)>(QUEUED_MAX);
-        // The transport encodes an item as soon as it has it: its bytes are copied then.
-        let responses = stream::unfold(Some(items), async |items| {
+/// The other end.
+#[derive(Debug)]
+pub(crate) struct Queued<T>(mpsc::Receiver<(Result<T, Status>, Hold)>);
+
+impl<T: Send + 'static> Queued<T> {
+    /// For the transport, which encodes an item as soon as it has it: its bytes are copied then.
+    pub(crate) fn responses(self) -> Responses<T> {
+        let responses = stream::unfold(Some(self.0), async |items| {
             let mut items = items?;
             let (response, hold) = items.recv().await?;
             if hold.may_go() { Some((response, Some(items))) } else { Some((Err(to_status(&paused())), None)) }
         });
-        (Self { queue }, Box::pin(responses))
+        Box::pin(responses)
+    }
+
+    /// For a relay, which passes on what each item holds.
+    pub(super) fn items(self) -> impl Stream<Item = (Result<T, Status>, Hold)> + Send {
+        stream::unfold(self.0, async |mut items| Some((items.recv().await?, items)))
+    }
+}
+
+impl<T: Send + 'static> Outbox<T> {
+    /// Both ends.
+    pub(super) fn new() -> (Self, Queued<T>) {
+        let (queue, items) = mpsc::channel(QUEUED_MAX);
+        (Self { queue }, Queued(items))
     }
 
     /// Resolves once there is room for a response; only this end fills it. Cancel safe.
@@ -96,7 +117,12 @@ impl<T: Send + 'static> Outbox<T> {
 
     /// Ends the stream with a fault.
     pub(super) async fn end(self, fault: &Fault, clock: &Clock) {
-        let last = self.queue.send((Err(to_status(fault)), Hold::default()));
+        self.end_with(to_status(fault), clock).await;
+    }
+
+    /// Ends the stream with a status.
+    pub(super) async fn end_with(self, status: Status, clock: &Clock) {
+        let last = self.queue.send((Err(status), Hold::default()));
         // A client that doesn't read sees the connection end instead.
         let _ = clock.timeout(LAST_WORD, last).await;
     }

@@ -21,7 +21,7 @@ const MESSAGE_OVERHEAD_BYTES: usize = 160;
 
 /// In which shape a client takes messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Format {
+pub(crate) enum Format {
     /// Decoded, one by one.
     Messages,
     /// As their producers sent them, where all of a batch is due.

@@ -1,14 +1,18 @@
 //! Taking messages by a call: a consumer that lives for one answer, and keeps what it answered until its deadline.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use alluvium_proto::internal::v1 as wire;
+use alluvium_proto::status::to_status;
 use alluvium_proto::v1;
 use alluvium_types::fault::{Fault, FaultKind};
-use alluvium_types::ids::{Offset, PartitionIndex};
+use alluvium_types::ids::{Offset, PartitionIndex, SessionId};
 use alluvium_types::time::Mono;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, try_join_all};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
+use tonic::Status;
 
 use super::consume::{log_undeliverable, problem};
 use super::membership::{Joiner, Membership, ReadDone, Spans};
@@ -16,6 +20,8 @@ use super::outbox::paused;
 use super::parcel::{Format, Parcel, Step};
 use super::request;
 use super::service::ConsumeEdge;
+use crate::broker::{Route, Scope, TopicInfo};
+use crate::forward::{Peer, answered, is_resumable};
 use crate::subscription::{Event, Grant, Mailbox, Span};
 use crate::topic::SubscriptionKind;
 
@@ -24,6 +30,10 @@ const GATHER: Duration = Duration::from_millis(5);
 /// How long other messages are waited for when some can't be delivered: not so long that nothing is heard of those, and long
 /// enough for who asks again and again.
 const FAULT_WAIT: Duration = Duration::from_secs(1);
+/// How long one of several owners is waited for, before the next one is asked.
+const SLICE: Duration = Duration::from_millis(200);
+/// How long owners may come and go, past a pull's time, before the caller is told.
+const OWNERS_PATIENCE: Duration = Duration::from_secs(20);
 /// The longest a pull goes on past its time for a read that is under way.
 const READ_WAIT: Duration = Duration::from_secs(5);
 
@@ -40,13 +50,100 @@ struct Taken {
     full: bool,
 }
 
-/// Answers with some messages, or with none when the wait is over. Dropping the call gives back what it was given.
-pub(super) async fn pull(edge: &ConsumeEdge, request: v1::PullRequest) -> Result<v1::PullResponse, Fault> {
+/// Answers with some messages, or with none when the wait is over. Owners of the topic's partitions are asked in turn, the longer
+/// the fewer there are.
+pub(super) async fn pull(edge: &ConsumeEdge, request: v1::PullRequest) -> Result<v1::PullResponse, Status> {
+    let opening = async {
+        let asked = request::pull(&request)?;
+        let topic = edge.topic(&asked.topic).await?;
+        let wanted = ConsumeEdge::wanted(&topic, &asked.partitions)?;
+        if asked.start.is_some() {
+            edge.broker.subscription(&topic, &asked.subscription, Some(SubscriptionKind::Shared), asked.start).await?;
+        }
+        Ok((asked, topic, wanted))
+    };
+    let (asked, topic, wanted) = opening.await.map_err(|fault: Fault| to_status(&fault))?;
+    let clock = edge.broker.clock();
+    let (until, patient_until) = (clock.mono().after(asked.wait), clock.mono().after(asked.wait + OWNERS_PATIENCE));
+    let mut backoff = edge.broker.context().backoff();
+    let mut turn = 0;
+    loop {
+        let owners = match owners(edge, &topic, &wanted).await {
+            Err(status) if is_resumable(&status) && clock.mono() < patient_until => {
+                clock.sleep(backoff.delay()).await;
+                continue;
+            }
+            owners => owners?,
+        };
+        let (owner, partitions) = &owners[turn % owners.len()];
+        // Each is asked without waiting before anybody is waited for.
+        let slice = match turn / owners.len() {
+            _ if owners.len() == 1 => asked.wait,
+            0 => Duration::ZERO,
+            _ => SLICE,
+        };
+        let wait = slice.min(until.since(clock.mono()));
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let partitions = partitions.iter().map(|index| index.get()).collect();
+        let part = v1::PullRequest { partitions, wait_ms, start: None, ..request.clone() };
+        let answer = match owner {
+            None => pulled(edge, part).await.map_err(|fault| to_status(&fault)),
+            Some(peer) => {
+                edge.broker.context().metrics.forwarded_calls.inc();
+                let request = wire::ForwardPullRequest { request: Some(part) };
+                let answer = answered(peer, peer.calling().forward_pull(request)).await;
+                let answer = answer.map(|answer| answer.response.unwrap_or_default());
+                if answer.is_err() {
+                    peer.failed();
+                }
+                answer
+            }
+        };
+        turn += 1;
+        match answer {
+            Err(status) if is_resumable(&status) && clock.mono() < patient_until => {
+                wanted.iter().for_each(|index| edge.broker.moved(topic.id, *index));
+                clock.sleep(backoff.delay()).await;
+            }
+            Err(status) => return Err(status),
+            Ok(response) => {
+                let nothing = response.messages.is_empty() && response.faults.is_empty();
+                // Every owner is asked once at least.
+                if !nothing || (clock.mono() >= until && turn >= owners.len()) {
+                    return Ok(response);
+                }
+            }
+        }
+    }
+}
+
+/// The owners of these partitions; `None` is this broker.
+async fn owners(
+    edge: &ConsumeEdge,
+    topic: &TopicInfo,
+    wanted: &[PartitionIndex],
+) -> Result<Vec<(Option<Peer>, Vec<PartitionIndex>)>, Status> {
+    let routed = wanted.iter().copied().map(|index| async move {
+        let route = edge.broker.route(topic, index, Scope::Cluster).await.map_err(|fault| to_status(&fault))?;
+        Ok::<_, Status>((index, route))
+    });
+    let mut owners: BTreeMap<Option<SessionId>, (Option<Peer>, Vec<PartitionIndex>)> = BTreeMap::new();
+    for (index, route) in try_join_all(routed).await? {
+        let peer = match route {
+            Route::Here(_) => None,
+            Route::There(peer) => Some(peer),
+        };
+        owners.entry(peer.as_ref().map(Peer::session)).or_insert_with(|| (peer, Vec::new())).1.push(index);
+    }
+    Ok(owners.into_values().collect())
+}
+
+/// Pulls from partitions of this broker. Dropping the call gives back what it was given.
+pub(crate) async fn pulled(edge: &ConsumeEdge, request: v1::PullRequest) -> Result<v1::PullResponse, Fault> {
     let asked = request::pull(&request)?;
     let until = edge.broker.clock().mono().after(asked.wait);
     let topic = edge.topic(&asked.topic).await?;
-    let kind = asked.start.map(|_| SubscriptionKind::Shared);
-    let subscription = edge.broker.subscription(&topic, &asked.subscription, kind, asked.start).await?;
+    let subscription = edge.broker.subscription(&topic, &asked.subscription, None, None).await?;
     let partitions = edge.partitions_of(&subscription, &topic, &asked.partitions).await?;
     let kind = subscription.kind;
     let mailbox = Mailbox::new();
@@ -59,7 +156,7 @@ pub(super) async fn pull(edge: &ConsumeEdge, request: v1::PullRequest) -> Result
         takeover: false,
         ack_deadline: Some(asked.ack_deadline),
     };
-    let membership = Membership::join(joiner, partitions, mailbox, edge.broker.tasks().clone()).await?;
+    let membership = Membership::join(joiner, partitions, Spans::new(), mailbox, edge.broker.tasks().clone()).await?;
     let mut taken = Taken::default();
     gather(edge, &membership, &mut taken, until).await?;
     taken.give_back_paused(|partition| membership.may_dispatch(partition));

@@ -7,27 +7,27 @@ use alluvium_proto::v1::read_request::Request;
 use alluvium_proto::v1::read_response::Response;
 use alluvium_proto::{PROTOCOL_VERSION, v1};
 use alluvium_runtime::budget::BytesHeld;
+use alluvium_runtime::tasks::OnFailure;
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::{Offset, PartitionIndex};
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
 use tonic::Status;
 
 use super::consume::{problem, some};
-use super::growth::Growth;
+use super::line::{Ask, Say};
 use super::membership::{Partitions, ReadDone};
-use super::outbox::{Hold, Outbox, Responses};
+use super::outbox::{Hold, Outbox, Queued};
 use super::parcel::{Decoded, Format, Parcel, Step};
 use super::request;
 use super::service::{ConsumeEdge, Surroundings};
-use crate::broker::StartAt;
 use crate::subscription::credit::Account;
 use crate::subscription::state::choose;
 use crate::subscription::window::{Shape, shapes};
-use crate::subscription::{Delivery, Span};
+use crate::subscription::{Delivery, Grant, Span};
 use crate::topic::reader::{read_retry, unreadable};
-use crate::topic::{LoadedEntry, PartitionHandle, ReadFault};
+use crate::topic::{LoadedEntry, ReadFault};
 
 /// About what is read at a time.
 const READ_BYTES: usize = 512 << 10;
@@ -38,15 +38,13 @@ const AT_HAND_BYTES: usize = 2 << 20;
 /// A client that has not read for so long has nothing kept at hand for it (Q6).
 const STALL: Duration = Duration::from_secs(10);
 
-/// A reader's stream.
-pub(super) struct Session<S> {
+/// A reader's stream, of partitions of this broker.
+struct Session<S> {
     around: Surroundings,
     partitions: Partitions,
-    /// For one that reads all partitions, and where it begins in new ones.
-    growth: Option<(Growth, StartAt)>,
     format: Format,
     requests: S,
-    outbox: Outbox<v1::ReadResponse>,
+    outbox: Outbox<Say<v1::ReadResponse>>,
     work: Work,
 }
 
@@ -57,6 +55,10 @@ struct Work {
     parcel: Option<Parcel>,
     faults: VecDeque<v1::DeliveryFault>,
     waits_for_credit: bool,
+    /// It was said that credit is wanted, and none has come since.
+    wanted: bool,
+    /// Credit that was asked back.
+    returned: Option<Grant>,
     half_closed: bool,
     /// Nothing could be sent, or nothing was allowed to be, for long: what was at hand is let go.
     stalled: bool,
@@ -80,12 +82,11 @@ struct Place {
 enum Wake {
     Stop,
     Gone,
-    Request(Option<Result<v1::ReadRequest, Status>>),
+    Request(Option<Result<Ask<v1::ReadRequest>, Status>>),
     Read(ReadDone),
     More(PartitionIndex, bool),
     Room,
     Decode(BytesHeld),
-    Grown(Grown),
     Rest,
 }
 
@@ -96,59 +97,77 @@ enum End {
     Fault(Fault),
 }
 
-/// New partitions, and where reading begins in each.
-type Grown = Vec<(PartitionIndex, PartitionHandle, Offset)>;
-
 #[derive(Default)]
 struct Waiting {
     reads: FuturesUnordered<BoxFuture<'static, ReadDone>>,
     more: FuturesUnordered<BoxFuture<'static, (PartitionIndex, bool)>>,
     decoding: Option<BoxFuture<'static, BytesHeld>>,
-    growing: Option<BoxFuture<'static, Grown>>,
 }
 
-/// Opens the partitions and finds where to begin.
-pub(super) async fn open<S>(
+/// Where a stream that stood before goes on in a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Resume {
+    /// The offset to go on from.
+    pub(super) next: Offset,
+    /// Where it ends, if it ends.
+    pub(super) stop: Option<Offset>,
+}
+
+/// Finds where to begin in partitions of this broker, and begins. The first that is said is which partitions there are, and what
+/// they keep.
+pub(super) async fn begin<S>(
     edge: &ConsumeEdge,
-    asked: request::Read,
+    asked: &request::Read,
+    partitions: Partitions,
+    places: &BTreeMap<PartitionIndex, Resume>,
     requests: S,
-) -> Result<(Session<S>, Responses<v1::ReadResponse>), Fault> {
-    // A wrong grant is refused before anything is opened.
+) -> Result<Queued<Say<v1::ReadResponse>>, Fault>
+where
+    S: Stream<Item = Result<Ask<v1::ReadRequest>, Status>> + Unpin + Send + 'static,
+{
     let mut account = Account::default();
     if let Some(credit) = asked.credit {
         account.grant(credit)?;
     }
-    let topic = edge.topic(&asked.topic).await?;
-    let partitions = edge.partitions(&topic, &asked.partitions).await?;
-    let (mut places, mut ranges) = (BTreeMap::new(), Vec::new());
+    let (mut found, mut ranges) = (BTreeMap::new(), Vec::new());
     for (index, handle) in &partitions {
-        let next = handle.resolve(asked.start).await?;
+        let resume = match places.get(index) {
+            Some(resume) => *resume,
+            None => {
+                let next = handle.resolve(asked.start).await?;
+                Resume { next, stop: asked.stop_at_end.then_some(handle.bounds().end) }
+            }
+        };
         let bounds = handle.bounds();
-        let stop = asked.stop_at_end.then_some(bounds.end);
-        places.insert(*index, Place { stop, ..Place::at(next) });
+        found.insert(*index, Place { stop: resume.stop, ..Place::at(resume.next) });
         let (first_offset, end_offset) = (bounds.first.get(), bounds.end.get());
-        ranges.push(v1::PartitionRange { partition: index.get(), first_offset, end_offset });
+        let next_offset = resume.next.get();
+        ranges.push(v1::PartitionRange { partition: index.get(), first_offset, end_offset, next_offset });
     }
-    // All of a new partition comes after the end that there was.
-    let start = if asked.start == StartAt::Latest { StartAt::Earliest } else { asked.start };
-    let growth = Growth::of(edge, &topic, &asked.partitions, None).filter(|_| !asked.stop_at_end).map(|growth| (growth, start));
-    let (outbox, responses) = Outbox::new();
-    let opened = v1::ReadOpened { protocol_version: PROTOCOL_VERSION, partitions: ranges };
-    outbox.send(response(Response::Opened(opened)), Hold::default());
+    let (outbox, queued) = Outbox::new();
+    let opened = v1::ReadOpened { protocol_version: PROTOCOL_VERSION, partitions: ranges, owners: Vec::new() };
+    outbox.send(Say::Response { response: response(Response::Opened(opened)), taken: Grant::default() }, Hold::default());
     let work = Work {
-        places,
+        places: found,
         account,
         parcel: None,
         faults: VecDeque::new(),
         waits_for_credit: false,
+        wanted: false,
+        returned: None,
         half_closed: false,
         stalled: false,
         served_last: None,
     };
-    Ok((Session { around: edge.surroundings(), partitions, growth, format: asked.format, requests, outbox, work }, responses))
+    let session = Session { around: edge.surroundings(), partitions, format: asked.format, requests, outbox, work };
+    edge.broker.tasks().spawn("read", OnFailure::Log, async move {
+        session.run().await;
+        Ok::<(), Fault>(())
+    });
+    Ok(queued)
 }
 
-impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S> {
+impl<S: Stream<Item = Result<Ask<v1::ReadRequest>, Status>> + Unpin + Send> Session<S> {
     /// Serves the stream until the client goes, the end it asked for is reached, or something ends it.
     pub(super) async fn run(mut self) {
         self.around.metrics.streams.inc();
@@ -160,7 +179,7 @@ impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S
     }
 
     async fn serve(&mut self) -> End {
-        let mut waiting = Waiting { growing: self.growing(), ..Waiting::default() };
+        let mut waiting = Waiting::default();
         loop {
             self.next_parcel();
             self.begin_reads(&mut waiting);
@@ -168,7 +187,8 @@ impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S
                 return End::Complete;
             }
             let sendable = self.work.parcel.is_some() && !self.work.waits_for_credit && waiting.decoding.is_none();
-            let wants_room = sendable || !self.work.faults.is_empty();
+            let says = self.work.returned.is_some() || self.wants_credit();
+            let wants_room = sendable || says || !self.work.faults.is_empty();
             let stalls = !self.work.stalled && self.work.has_at_hand();
             let rest = self.around.clock.mono().after(STALL);
             let wake = tokio::select! {
@@ -180,7 +200,6 @@ impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S
                 held = some(&mut waiting.decoding), if waiting.decoding.is_some() => Wake::Decode(held),
                 () = self.outbox.room(), if wants_room => Wake::Room,
                 Some((partition, owned)) = waiting.more.next() => Wake::More(partition, owned),
-                grown = some(&mut waiting.growing), if waiting.growing.is_some() => Wake::Grown(grown),
                 () = self.around.clock.sleep_until(rest), if stalls => Wake::Rest,
             };
             self.work.stalled =
@@ -197,15 +216,6 @@ impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S
                 Wake::More(partition, owned) => self.more(partition, owned),
                 Wake::Room => {
                     self.send(&mut waiting, sendable);
-                    Ok(())
-                }
-                Wake::Grown(grown) => {
-                    for (index, handle, next) in grown {
-                        tracing::debug!(partition = %handle.name(), %next, "a stream reads a new partition");
-                        self.work.places.insert(index, Place::at(next));
-                        self.partitions.insert(index, handle);
-                    }
-                    waiting.growing = self.growing();
                     Ok(())
                 }
                 Wake::Rest => {
@@ -226,24 +236,17 @@ impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S
         }
     }
 
-    /// Resolves once there are partitions to read as well.
-    fn growing(&self) -> Option<BoxFuture<'static, Grown>> {
-        let (growth, start) = self.growth.clone()?;
-        let known = self.partitions.len();
-        let grown = async move {
-            loop {
-                let opened = growth.clone().behind(known).await;
-                let begun = opened.into_iter().map(async |(index, handle)| {
-                    let next = handle.resolve(start).await?;
-                    Ok::<_, Fault>((index, handle, next))
-                });
-                match try_join_all(begun).await {
-                    Ok(grown) => return grown,
-                    Err(fault) => tracing::debug!(%fault, "where to begin in a new partition is looked for again"),
-                }
-            }
-        };
-        Some(grown.boxed())
+    fn say(&self, said: Response, hold: Hold) {
+        self.outbox.send(Say::Response { response: response(said), taken: self.work.account.taken() }, hold);
+    }
+
+    /// Whether there are messages that only credit is missing for, and that was not said yet.
+    fn wants_credit(&self) -> bool {
+        let work = &self.work;
+        if work.wanted || (work.account.allowance().is_some() && !work.waits_for_credit) {
+            return false;
+        }
+        work.waits_for_credit || work.places.iter().any(|(index, place)| place.wants(self.partitions[index].bounds().end))
     }
 
     /// Takes the next messages that are at hand and that credit covers, a partition after the other.
@@ -357,7 +360,16 @@ impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S
     /// Sends one response; there is room for it.
     fn send(&mut self, waiting: &mut Waiting, sendable: bool) {
         if let Some(fault) = self.work.faults.pop_front() {
-            self.outbox.send(response(Response::Fault(fault)), Hold::default());
+            self.say(Response::Fault(fault), Hold::default());
+            return;
+        }
+        if let Some(returned) = self.work.returned.take() {
+            self.outbox.send(Say::Returned(returned), Hold::default());
+            return;
+        }
+        if self.wants_credit() {
+            self.work.wanted = true;
+            self.outbox.send(Say::Wanted(self.work.account.granted()), Hold::default());
             return;
         }
         let account = &mut self.work.account;
@@ -383,7 +395,8 @@ impl<S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send> Session<S
                 self.around.metrics.messages.inc_by(messages);
                 self.around.metrics.bytes.inc_by(bytes);
                 work.account.settle(messages);
-                self.outbox.send(response(Response::Delivery(delivery)), hold);
+                let taken = work.account.taken();
+                self.outbox.send(Say::Response { response: response(Response::Delivery(delivery)), taken }, hold);
             }
             Step::Undeliverable { span, producer, error, unused } => {
                 let name = self.partitions[&partition].name();
@@ -418,6 +431,11 @@ impl Place {
     fn is_complete(&self) -> bool {
         self.stop.is_some_and(|stop| self.next >= stop)
     }
+
+    /// Whether it has something to send, in a partition that ends at `end`.
+    fn wants(&self, end: Offset) -> bool {
+        !self.is_complete() && self.next < end
+    }
 }
 
 impl Work {
@@ -437,10 +455,15 @@ impl Work {
         }
     }
 
-    fn request(&mut self, request: &v1::ReadRequest) -> Result<(), Fault> {
+    fn request(&mut self, request: &Ask<v1::ReadRequest>) -> Result<(), Fault> {
+        let Ask::Request(request) = request else {
+            let (more, before) = (self.account.reclaim(), self.returned.unwrap_or_default());
+            self.returned = Some(Grant { messages: before.messages + more.messages, bytes: before.bytes + more.bytes });
+            return Ok(());
+        };
         match &request.request {
             Some(Request::Credit(credit)) => {
-                self.waits_for_credit = false;
+                (self.waits_for_credit, self.wanted) = (false, false);
                 self.account.grant(request::grant(*credit))
             }
             Some(Request::Open(_)) => {

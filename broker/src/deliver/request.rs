@@ -35,7 +35,7 @@ pub(super) struct Subscribe {
 }
 
 /// A reader's opening, checked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Read {
     pub(super) topic: TopicName,
     pub(super) partitions: Vec<PartitionIndex>,
@@ -164,6 +164,12 @@ fn start(position: Option<v1::Position>) -> Result<Option<StartAt>, Fault> {
 
 pub(super) const fn grant(credit: v1::Credit) -> Grant {
     Grant { messages: credit.messages, bytes: credit.bytes }
+}
+
+/// A run, first and last included; `None` of an empty one.
+pub(super) fn range_of(span: Span) -> Option<v1::OffsetRange> {
+    let last = span.end.previous().filter(|_| !span.is_empty())?;
+    Some(v1::OffsetRange { first: span.first.get(), last: last.get() })
 }
 
 /// Runs of offsets, first and last included, of a request's `field`.

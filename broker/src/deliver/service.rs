@@ -1,7 +1,5 @@
 //! The calls of the consuming service.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use alluvium_proto::status::to_status;
@@ -18,11 +16,15 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::growth::Growth;
-use super::membership::{Joiner, Membership, Partitions};
+use super::line::{Ask, Say};
+use super::membership::{Joiner, Membership, Partitions, Spans};
 use super::metrics::DeliverMetrics;
-use super::outbox::{Outbox, Responses};
-use super::{consume, pull, read, request, settle};
+use super::outbox::{Outbox, Queued, Responses};
+use super::parcel::Format;
+use super::relay::{self, Reading, Subscribing};
+use super::{consume, pull, request, settle};
 use crate::broker::{Broker, SubscriptionInfo, TopicInfo};
+use crate::subscription::credit::Account;
 use crate::subscription::{ConsumerId, Mailbox};
 
 /// How long a new stream may take to say what it wants.
@@ -35,7 +37,16 @@ const OPENED_AT_ONCE: usize = 16;
 pub struct ConsumeEdge {
     pub(super) broker: Broker,
     metrics: DeliverMetrics,
-    consumers: Arc<AtomicU64>,
+}
+
+/// A consumer, as its subscription is told of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Consumer {
+    pub(crate) subscription: SubscriptionInfo,
+    /// What people call it; may be empty.
+    pub(crate) name: String,
+    pub(crate) takeover: bool,
+    pub(crate) format: Format,
 }
 
 /// What a stream's task needs of its process.
@@ -51,7 +62,8 @@ pub(super) struct Surroundings {
 impl ConsumeEdge {
     /// Over a broker.
     pub fn new(broker: Broker) -> Self {
-        Self { broker, metrics: DeliverMetrics::default(), consumers: Arc::new(AtomicU64::new(1)) }
+        let metrics = broker.deliver_metrics().clone();
+        Self { broker, metrics }
     }
 
     /// What it counts.
@@ -69,17 +81,22 @@ impl ConsumeEdge {
     }
 
     pub(super) fn new_consumer(&self) -> ConsumerId {
-        ConsumerId::new(self.consumers.fetch_add(1, Ordering::Relaxed))
+        ConsumerId::new(self.broker.consumer_number())
     }
 
-    /// The handles of these partitions; of all if none is named.
-    pub(super) async fn partitions(&self, topic: &TopicInfo, wanted: &[PartitionIndex]) -> Result<Partitions, Fault> {
-        if let Some(unknown) = wanted.iter().find(|p| p.get() >= topic.partitions) {
+    /// The partitions asked for; all if none is named.
+    pub(super) fn wanted(topic: &TopicInfo, asked: &[PartitionIndex]) -> Result<Vec<PartitionIndex>, Fault> {
+        if let Some(unknown) = asked.iter().find(|p| p.get() >= topic.partitions) {
             let text = format!("topic {} has {} partitions, and no partition {unknown}", topic.name, topic.partitions);
             return Err(Fault::invalid("partitions", "UNKNOWN_PARTITION", text));
         }
-        let all: Vec<PartitionIndex> = (0..topic.partitions).map(PartitionIndex::new).collect();
-        let wanted = if wanted.is_empty() { all } else { wanted.to_vec() };
+        let all = || (0..topic.partitions).map(PartitionIndex::new).collect();
+        Ok(if asked.is_empty() { all() } else { asked.to_vec() })
+    }
+
+    /// The handles of partitions that this broker shall serve.
+    pub(crate) async fn partitions_here(&self, topic: &TopicInfo, wanted: &[PartitionIndex]) -> Result<Partitions, Fault> {
+        let wanted = Self::wanted(topic, wanted)?;
         let opening = wanted.into_iter().map(|index| async move { Ok((index, self.broker.partition(topic, index).await?)) });
         stream::iter(opening).buffer_unordered(OPENED_AT_ONCE).try_collect().await
     }
@@ -91,7 +108,7 @@ impl ConsumeEdge {
         topic: &TopicInfo,
         wanted: &[PartitionIndex],
     ) -> Result<Partitions, Fault> {
-        let partitions = self.partitions(topic, wanted).await?;
+        let partitions = self.partitions_here(topic, wanted).await?;
         try_join_all(partitions.values().map(|partition| self.broker.acquaint(partition, subscription))).await?;
         Ok(partitions)
     }
@@ -101,56 +118,85 @@ impl ConsumeEdge {
         self.broker.topic(name).await
     }
 
-    async fn open_subscribe<S>(&self, mut requests: S) -> Result<Responses<v1::SubscribeResponse>, Fault>
+    async fn open_subscribe<S>(&self, mut requests: S) -> Result<Responses<v1::SubscribeResponse>, Status>
     where
         S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send + 'static,
     {
-        let first = self.first(&mut requests).await?;
-        let Some(v1::subscribe_request::Request::Open(open)) = first.request else { return Err(not_open()) };
-        let open = request::subscribe(open)?;
-        let mailbox = Mailbox::new();
-        consume::open_credit(&mailbox, open.credit)?;
-        let topic = self.topic(&open.topic).await?;
-        let subscription = self.broker.subscription(&topic, &open.subscription, open.kind, Some(open.start)).await?;
-        let partitions = self.partitions_of(&subscription, &topic, &open.partitions).await?;
-        let kind = subscription.kind;
-        let growth = Growth::of(self, &topic, &open.partitions, Some(&subscription));
-        let opened = consume::subscribed(partitions.keys().copied(), kind);
+        let opening = async {
+            let first = self.first(&mut requests).await?;
+            let Some(v1::subscribe_request::Request::Open(open)) = first.request else { return Err(not_open()) };
+            let asked = request::subscribe(open.clone())?;
+            if let Some(credit) = asked.credit {
+                Account::default().grant(credit)?;
+            }
+            let topic = self.topic(&asked.topic).await?;
+            let partitions = Self::wanted(&topic, &asked.partitions)?;
+            let subscription = self.broker.subscription(&topic, &asked.subscription, asked.kind, Some(asked.start)).await?;
+            Ok((open, asked, topic, partitions, subscription))
+        };
+        let (open, asked, topic, partitions, subscription) = opening.await.map_err(|fault: Fault| to_status(&fault))?;
+        let growth = Growth::of(self, &topic, &asked.partitions);
+        let consumer = Consumer { subscription, name: asked.consumer, takeover: asked.takeover, format: asked.format };
+        let traffic = Subscribing::new(topic, consumer, open, &partitions, growth);
+        Ok(relay::open(self, traffic, &partitions, asked.credit, requests).await?.responses())
+    }
+
+    /// Serves a consumer from partitions of this broker. What it `held` before stays with it.
+    pub(crate) async fn consume_here<S>(
+        &self,
+        consumer: Consumer,
+        partitions: Partitions,
+        held: Spans,
+        requests: S,
+    ) -> Result<Queued<Say<v1::SubscribeResponse>>, Fault>
+    where
+        S: Stream<Item = Result<Ask<v1::SubscribeRequest>, Status>> + Unpin + Send + 'static,
+    {
+        let Consumer { subscription, name, takeover, format } = consumer;
+        try_join_all(partitions.values().map(|partition| self.broker.acquaint(partition, &subscription))).await?;
+        let opened = consume::subscribed(partitions.keys().copied(), subscription.kind);
         let joiner = Joiner {
-            subscription: open.subscription,
-            kind,
+            subscription: subscription.name,
+            kind: subscription.kind,
             consumer: self.new_consumer(),
-            name: open.consumer,
-            takeover: open.takeover,
+            name,
+            takeover,
             ack_deadline: None,
         };
         let tasks = self.broker.tasks();
-        let membership = Membership::join(joiner, partitions, mailbox, tasks.clone()).await?;
-        let (outbox, responses) = Outbox::new();
-        let around = self.surroundings();
-        let session = consume::Session { around, membership, growth, format: open.format, requests, outbox };
+        let membership = Membership::join(joiner, partitions, held, Mailbox::new(), tasks.clone()).await?;
+        let (outbox, queued) = Outbox::new();
+        let session = consume::Session { around: self.surroundings(), membership, format, requests, outbox };
         tasks.spawn("consume", OnFailure::Log, async move {
             session.run(opened).await;
             Ok::<(), Fault>(())
         });
-        Ok(responses)
+        Ok(queued)
     }
 
-    async fn open_read<S>(&self, mut requests: S) -> Result<Responses<v1::ReadResponse>, Fault>
+    async fn open_read<S>(&self, mut requests: S) -> Result<Responses<v1::ReadResponse>, Status>
     where
         S: Stream<Item = Result<v1::ReadRequest, Status>> + Unpin + Send + 'static,
     {
-        let first = self.first(&mut requests).await?;
-        let Some(v1::read_request::Request::Open(open)) = first.request else { return Err(not_open()) };
-        let (session, responses) = read::open(self, request::read(&open)?, requests).await?;
-        self.broker.tasks().spawn("read", OnFailure::Log, async move {
-            session.run().await;
-            Ok::<(), Fault>(())
-        });
-        Ok(responses)
+        let opening = async {
+            let first = self.first(&mut requests).await?;
+            let Some(v1::read_request::Request::Open(open)) = first.request else { return Err(not_open()) };
+            let asked = request::read(&open)?;
+            if let Some(credit) = asked.credit {
+                Account::default().grant(credit)?;
+            }
+            let topic = self.topic(&asked.topic).await?;
+            let partitions = Self::wanted(&topic, &asked.partitions)?;
+            Ok((open, asked, topic, partitions))
+        };
+        let (open, asked, topic, partitions) = opening.await.map_err(|fault: Fault| to_status(&fault))?;
+        let growth = Growth::of(self, &topic, &asked.partitions).filter(|_| !asked.stop_at_end);
+        let credit = asked.credit;
+        let traffic = Reading::new(topic, asked, open, growth);
+        Ok(relay::open(self, traffic, &partitions, credit, requests).await?.responses())
     }
 
-    async fn first<T>(&self, requests: &mut (impl Stream<Item = Result<T, Status>> + Unpin)) -> Result<T, Fault> {
+    pub(super) async fn first<T>(&self, requests: &mut (impl Stream<Item = Result<T, Status>> + Unpin)) -> Result<T, Fault> {
         let first = self.broker.clock().timeout(OPEN_WITHIN, requests.next()).await;
         match first {
             Ok(Some(Ok(request))) => Ok(request),
@@ -161,7 +207,7 @@ impl ConsumeEdge {
     }
 }
 
-fn not_open() -> Fault {
+pub(super) fn not_open() -> Fault {
     Fault::invalid("open", "MISSING", "the first request of a stream is open")
 }
 
@@ -174,22 +220,22 @@ impl ConsumeService for ConsumeEdge {
         &self,
         request: Request<Streaming<v1::SubscribeRequest>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        self.open_subscribe(request.into_inner()).await.map(Response::new).map_err(|fault| to_status(&fault))
+        self.open_subscribe(request.into_inner()).await.map(Response::new)
     }
 
     async fn pull(&self, request: Request<v1::PullRequest>) -> Result<Response<v1::PullResponse>, Status> {
-        pull::pull(self, request.into_inner()).await.map(Response::new).map_err(|fault| to_status(&fault))
+        pull::pull(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn acknowledge(&self, request: Request<v1::AcknowledgeRequest>) -> Result<Response<v1::AcknowledgeResponse>, Status> {
-        settle::acknowledge(self, request.into_inner()).await.map(Response::new).map_err(|fault| to_status(&fault))
+        settle::acknowledge(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn nack(&self, request: Request<v1::NackRequest>) -> Result<Response<v1::NackResponse>, Status> {
-        settle::nack(self, request.into_inner()).await.map(Response::new).map_err(|fault| to_status(&fault))
+        settle::nack(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn read(&self, request: Request<Streaming<v1::ReadRequest>>) -> Result<Response<Self::ReadStream>, Status> {
-        self.open_read(request.into_inner()).await.map(Response::new).map_err(|fault| to_status(&fault))
+        self.open_read(request.into_inner()).await.map(Response::new)
     }
 }

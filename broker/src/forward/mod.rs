@@ -1,12 +1,14 @@
 //! One address: any broker takes any request, and hands what it doesn't own to the broker that does.
 //!
 //! [`peers`] are the ways to other brokers, over pooled channels to their internal ports; [`service`] is what they ask of this
-//! one. Streams that are shared out over several owners are put together where they are served: publishing in
+//! one, [`owner`] a short question to whoever owns a partition. Streams that are shared out over several owners are put together where they are served: publishing in
 //! `publish/{lane,upstream}.rs`, consuming and reading in `deliver/relay`. Who owns what is found out in `broker/routes.rs`.
 
+mod owner;
 mod peers;
 mod service;
 
+pub(crate) use owner::{Asking, answered, is_resumable};
 pub(crate) use peers::{Peer, Peers};
 pub use service::ForwardEdge;
 

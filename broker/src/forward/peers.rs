@@ -24,7 +24,7 @@ const CONNECTIONS: usize = 4;
 /// How long a broker that failed may take to accept a connection before its silence counts as no refusal.
 const PROBE: Duration = Duration::from_millis(500);
 
-type View = watch::Receiver<Live<BrokerName, Broker>>;
+pub(crate) type View = watch::Receiver<Live<BrokerName, Broker>>;
 
 /// Another broker, in one of its lives.
 #[derive(Clone)]
@@ -33,9 +33,13 @@ pub(crate) struct Peer(Arc<Parts>);
 struct Parts {
     name: BrokerName,
     session: SessionId,
-    /// Where this broker reaches it.
+    /// Where clients reach it.
+    address: String,
+    /// Where this broker does.
     internal_address: String,
     publishing: Pool,
+    delivering: Pool,
+    calling: Pool,
     /// Something that was asked of it failed, and nothing has succeeded since.
     failed: AtomicBool,
     brokers: View,
@@ -79,9 +83,24 @@ impl Peer {
         self.0.session
     }
 
+    /// Where clients reach it.
+    pub(crate) fn address(&self) -> &str {
+        &self.0.address
+    }
+
     /// For what is published.
     pub(crate) fn publishing(&self) -> ForwardServiceClient<Channel> {
         self.0.publishing.get()
+    }
+
+    /// For what is delivered.
+    pub(crate) fn delivering(&self) -> ForwardServiceClient<Channel> {
+        self.0.delivering.get()
+    }
+
+    /// For short calls.
+    pub(crate) fn calling(&self) -> ForwardServiceClient<Channel> {
+        self.0.calling.get()
     }
 
     /// Something failed that was asked of it: before it is asked again, it is looked whether its host still takes connections.
@@ -131,6 +150,11 @@ impl Peers {
         Arc::clone(&self.brokers.borrow().members)
     }
 
+    /// Follows who lives.
+    pub(crate) fn view(&self) -> View {
+        self.brokers.clone()
+    }
+
     /// The way to a broker. `None` if its address makes no sense.
     pub(crate) fn to(&self, name: &BrokerName, broker: &Broker) -> Option<Peer> {
         let mut known = self.known.lock();
@@ -145,8 +169,11 @@ impl Peers {
         let peer = Peer(Arc::new(Parts {
             name: name.clone(),
             session: broker.session,
+            address: broker.address.clone(),
             internal_address: broker.internal_address.clone(),
             publishing: pool(CONNECTIONS),
+            delivering: pool(CONNECTIONS),
+            calling: pool(1),
             failed: AtomicBool::new(false),
             brokers: self.brokers.clone(),
         }));

@@ -8,11 +8,16 @@ use alluvium_proto::internal::v1::forward_service_server::{ForwardService, Forwa
 use alluvium_proto::status::to_status;
 use alluvium_proto::v1;
 use alluvium_types::fault::{Fault, FaultKind};
+use alluvium_types::ids::PartitionIndex;
 use alluvium_types::limits::Limits;
+use alluvium_types::names::{SubscriptionName, TopicName};
 use futures::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::admin::subscription::{cursor, position};
+use crate::admin::topic::inspected;
 use crate::broker::{Broker, Scope};
+use crate::deliver::{ConsumeEdge, forwarded, pull, settle};
 use crate::publish;
 
 /// Serves other brokers, from the moment on that there is a broker.
@@ -39,6 +44,10 @@ impl ForwardEdge {
         ForwardServiceServer::new(self.clone()).max_decoding_message_size(bytes_max).max_encoding_message_size(bytes_max)
     }
 
+    fn consuming(&self) -> Result<ConsumeEdge, Status> {
+        Ok(ConsumeEdge::new(self.broker()?.clone()))
+    }
+
     fn broker(&self) -> Result<&Broker, Status> {
         let starting = || Fault::new(FaultKind::Unavailable, "STARTING", "the broker is starting; try again");
         self.broker.get().ok_or_else(|| to_status(&starting()))
@@ -50,6 +59,8 @@ type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl ForwardService for ForwardEdge {
     type ForwardPublishStream = Responses<wire::ForwardPublishResponse>;
+    type ForwardSubscribeStream = Responses<wire::ForwardSubscribeResponse>;
+    type ForwardReadStream = Responses<wire::ForwardReadResponse>;
 
     async fn forward_publish(
         &self,
@@ -57,9 +68,133 @@ impl ForwardService for ForwardEdge {
     ) -> Result<Response<Self::ForwardPublishStream>, Status> {
         let inner = |request: wire::ForwardPublishRequest| request.request.unwrap_or_default();
         let requests = request.into_inner().map(move |request| request.map(inner));
-        let share = publish::intake::Share::default();
-        let responses = publish::open(self.broker()?, Scope::Here, requests, share).await.map_err(|fault| to_status(&fault))?;
+        let opened = publish::open(self.broker()?, Scope::Here, requests, publish::intake::Share::default()).await;
         let outer = |response: v1::PublishStreamResponse| wire::ForwardPublishResponse { response: Some(response) };
-        Ok(Response::new(Box::pin(responses.map(move |response| response.map(outer)))))
+        let responses = opened.map_err(told)?.map(move |response| response.map(outer));
+        Ok(Response::new(Box::pin(responses)))
     }
+
+    async fn forward_subscribe(
+        &self,
+        request: Request<Streaming<wire::ForwardSubscribeRequest>>,
+    ) -> Result<Response<Self::ForwardSubscribeStream>, Status> {
+        forwarded::subscribe(&self.consuming()?, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn forward_read(
+        &self,
+        request: Request<Streaming<wire::ForwardReadRequest>>,
+    ) -> Result<Response<Self::ForwardReadStream>, Status> {
+        forwarded::read(&self.consuming()?, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn forward_pull(
+        &self,
+        request: Request<wire::ForwardPullRequest>,
+    ) -> Result<Response<wire::ForwardPullResponse>, Status> {
+        let request = request.into_inner().request.unwrap_or_default();
+        let response = pull::pulled(&self.consuming()?, request).await.map_err(told)?;
+        Ok(Response::new(wire::ForwardPullResponse { response: Some(response) }))
+    }
+
+    async fn forward_acknowledge(
+        &self,
+        request: Request<wire::ForwardAcknowledgeRequest>,
+    ) -> Result<Response<wire::ForwardAcknowledgeResponse>, Status> {
+        let request = request.into_inner().request.unwrap_or_default();
+        settle::acknowledged(&self.consuming()?, &request).await.map_err(told)?;
+        Ok(Response::new(wire::ForwardAcknowledgeResponse {}))
+    }
+
+    async fn forward_nack(
+        &self,
+        request: Request<wire::ForwardNackRequest>,
+    ) -> Result<Response<wire::ForwardNackResponse>, Status> {
+        let request = request.into_inner().request.unwrap_or_default();
+        settle::nacked(&self.consuming()?, &request).await.map_err(told)?;
+        Ok(Response::new(wire::ForwardNackResponse {}))
+    }
+
+    async fn forward_seek(
+        &self,
+        request: Request<wire::ForwardSeekRequest>,
+    ) -> Result<Response<wire::ForwardSeekResponse>, Status> {
+        let broker = self.broker()?;
+        let request = request.into_inner().request.unwrap_or_default();
+        let sought = async {
+            let (at, name) = (position(request.position)?, SubscriptionName::parse(&request.name)?);
+            let topic = broker.topic(&TopicName::parse(&request.topic)?).await?;
+            let subscription = broker.subscription(&topic, &name, None, None).await?;
+            let mut cursors = Vec::new();
+            for index in &request.partitions {
+                let partition = broker.partition(&topic, PartitionIndex::new(*index)).await?;
+                broker.acquaint(&partition, &subscription).await?;
+                cursors.push(v1::MessageId { partition: *index, offset: partition.seek(&name, at).await?.get() });
+            }
+            Ok(v1::SeekSubscriptionResponse { cursors })
+        };
+        Ok(Response::new(wire::ForwardSeekResponse { response: Some(sought.await.map_err(told)?) }))
+    }
+
+    async fn inspect_partition(
+        &self,
+        request: Request<wire::InspectPartitionRequest>,
+    ) -> Result<Response<wire::InspectPartitionResponse>, Status> {
+        let (broker, request) = (self.broker()?, request.into_inner());
+        let found = async {
+            let topic = broker.topic(&TopicName::parse(&request.topic)?).await?;
+            Ok(match broker.loaded(topic.id, PartitionIndex::new(request.partition)) {
+                Some(handle) => inspected(&handle).await,
+                None => wire::InspectPartitionResponse::default(),
+            })
+        };
+        Ok(Response::new(found.await.map_err(told)?))
+    }
+
+    async fn inspect_cursor(
+        &self,
+        request: Request<wire::InspectCursorRequest>,
+    ) -> Result<Response<wire::InspectCursorResponse>, Status> {
+        let (broker, request) = (self.broker()?, request.into_inner());
+        let found = async {
+            let name = SubscriptionName::parse(&request.subscription)?;
+            let topic = broker.topic(&TopicName::parse(&request.topic)?).await?;
+            let index = PartitionIndex::new(request.partition);
+            let subscription = broker.subscription(&topic, &name, None, None).await?;
+            let partition = broker.partition(&topic, index).await?;
+            broker.acquaint(&partition, &subscription).await?;
+            Ok(cursor(index, &partition.stats(&name).await?))
+        };
+        Ok(Response::new(wire::InspectCursorResponse { cursor: Some(found.await.map_err(told)?) }))
+    }
+
+    async fn resolve_position(
+        &self,
+        request: Request<wire::ResolvePositionRequest>,
+    ) -> Result<Response<wire::ResolvePositionResponse>, Status> {
+        let (broker, request) = (self.broker()?, request.into_inner());
+        let found = async {
+            let at = position(request.position)?;
+            let topic = broker.topic(&TopicName::parse(&request.topic)?).await?;
+            broker.partition(&topic, PartitionIndex::new(request.partition)).await?.resolve(at).await
+        };
+        Ok(Response::new(wire::ResolvePositionResponse { offset: found.await.map_err(told)?.get() }))
+    }
+
+    async fn serve_partition(
+        &self,
+        request: Request<wire::ServePartitionRequest>,
+    ) -> Result<Response<wire::ServePartitionResponse>, Status> {
+        let (broker, request) = (self.broker()?, request.into_inner());
+        let served = async {
+            let topic = broker.topic(&TopicName::parse(&request.topic)?).await?;
+            broker.partition(&topic, PartitionIndex::new(request.partition)).await
+        };
+        served.await.map_err(told)?;
+        Ok(Response::new(wire::ServePartitionResponse {}))
+    }
+}
+
+fn told(fault: Fault) -> Status {
+    to_status(&fault)
 }

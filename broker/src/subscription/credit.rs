@@ -33,6 +33,7 @@ pub struct Allowance {
 pub struct Account {
     granted: Grant,
     taken: Grant,
+    reclaimed: Grant,
     settled: u64,
 }
 
@@ -42,10 +43,16 @@ impl Account {
         if more == Grant::default() {
             return Err(Fault::invalid("credit", "CREDIT_EMPTY", "credit grants nothing; messages or bytes must be above 0"));
         }
-        let messages = open(self.granted.messages, self.taken.messages, more.messages, MESSAGES_OPEN_MAX, "credit.messages")?;
-        let bytes = open(self.granted.bytes, self.taken.bytes, more.bytes, BYTES_OPEN_MAX, "credit.bytes")?;
+        let gone = self.gone();
+        let messages = open(self.granted.messages, gone.messages, more.messages, MESSAGES_OPEN_MAX, "credit.messages")?;
+        let bytes = open(self.granted.bytes, gone.bytes, more.bytes, BYTES_OPEN_MAX, "credit.bytes")?;
         self.granted = Grant { messages, bytes };
         Ok(())
+    }
+
+    /// What is not to be used any more: taken, or reclaimed.
+    const fn gone(&self) -> Grant {
+        Grant { messages: self.taken.messages + self.reclaimed.messages, bytes: self.taken.bytes + self.reclaimed.bytes }
     }
 
     /// What is left; the maximum of a measure that doesn't bound. A message larger than the rest is owed: it shows as 0 here
@@ -56,11 +63,11 @@ impl Account {
         }
         let messages = match self.granted.messages {
             0 => MESSAGES_OPEN_MAX,
-            granted => granted.saturating_sub(self.taken.messages),
+            granted => granted.saturating_sub(self.gone().messages),
         };
         let bytes = match self.granted.bytes {
             0 => BYTES_OPEN_MAX,
-            granted => granted.saturating_sub(self.taken.bytes),
+            granted => granted.saturating_sub(self.gone().bytes),
         };
         Grant { messages, bytes }
     }
@@ -95,6 +102,19 @@ impl Account {
     pub const fn refund(&mut self, unused: Grant) {
         self.taken.messages = self.taken.messages.saturating_sub(unused.messages);
         self.taken.bytes = self.taken.bytes.saturating_sub(unused.bytes);
+    }
+
+    /// Takes back what is left of the measures that bound; answers how much it was.
+    pub const fn reclaim(&mut self) -> Grant {
+        let gone = self.gone();
+        let left = Grant {
+            messages: self.granted.messages.saturating_sub(gone.messages),
+            bytes: self.granted.bytes.saturating_sub(gone.bytes),
+        };
+        // What was granted stays granted: a measure that bounds goes on to.
+        self.reclaimed.messages += left.messages;
+        self.reclaimed.bytes += left.bytes;
+        left
     }
 
     /// So many messages are no longer on their way: acknowledged, given back, or handed over where nothing is acknowledged.

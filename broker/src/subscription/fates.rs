@@ -183,6 +183,20 @@ impl Fates {
         self.runs.at(offset).map(|(_, fate)| *fate)
     }
 
+    /// What of `span` may be delivered again now, and how often it was delivered.
+    pub(crate) fn ready_in(&self, span: Span) -> Vec<(Span, u32)> {
+        let ready = self.runs.over(span).filter_map(|(run, fate)| match fate {
+            Fate::Ready { attempts } => Some((run.within(span), *attempts)),
+            Fate::InFlight { .. } | Fate::Delayed { .. } => None,
+        });
+        ready.collect()
+    }
+
+    /// `span`, which was never delivered, comes before what follows it.
+    pub(crate) fn skip(&mut self, span: Span) {
+        self.runs.put(span, Fate::Ready { attempts: 0 }, &mut self.index);
+    }
+
     /// Gives `span`, which is with nobody, to a consumer.
     pub(crate) fn deliver(&mut self, span: Span, consumer: ConsumerId, attempt: u32, deadline: Option<Mono>) {
         self.runs.cut(span, &mut self.index);

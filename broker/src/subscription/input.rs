@@ -178,6 +178,8 @@ pub struct JoinRequest {
     pub takeover: bool,
     /// Deliveries not acknowledged for this long are delivered again: for pulls. Absent: when the consumer goes.
     pub ack_deadline: Option<Duration>,
+    /// What it was delivered by a former owner and has not acknowledged: it stays with it, as far as nobody else has it.
+    pub held: Vec<Span>,
     /// Where its messages go.
     pub slot: Slot,
     /// Whether it is let in.

@@ -98,12 +98,18 @@ struct State {
 
 impl State {
     fn allowance(&self) -> Option<Allowance> {
-        let full = self.waiting.bytes >= WAITING_BYTES_MAX || self.waiting_deliveries >= WAITING_MAX;
-        if self.closed || self.suspended || full { None } else { self.account.allowance() }
+        if self.closed || self.suspended || self.is_full() { None } else { self.account.allowance() }
     }
 
-    fn starve(&mut self, partition: PartitionIndex) {
+    fn is_full(&self) -> bool {
+        self.waiting.bytes >= WAITING_BYTES_MAX || self.waiting_deliveries >= WAITING_MAX
+    }
+
+    /// Whether nobody was starved before: then whoever could have credit granted is to hear of it.
+    fn starve(&mut self, partition: PartitionIndex) -> bool {
+        let first = self.starved.is_empty();
         self.starved.insert(partition, self.version);
+        first
     }
 }
 
@@ -171,6 +177,18 @@ impl Mailbox {
         state.account.take_more(bytes, alone)
     }
 
+    /// Takes the credit back that is left; answers how much it was. A measure that does not bound has nothing left.
+    pub fn reclaim(&self) -> Grant {
+        self.0.state.lock().account.reclaim()
+    }
+
+    /// Whether a partition had something for which there is too little credit, and nothing has changed since.
+    pub fn wants_credit(&self) -> bool {
+        let state = self.0.state.lock();
+        let lacks = state.starved.values().any(|seen| *seen == state.version);
+        lacks && !state.closed && !state.suspended && !state.is_full()
+    }
+
     /// The partitions to be told that there is more credit or room than when they found too little: once each time.
     pub fn refilled(&self) -> Vec<PartitionIndex> {
         let mut state = self.0.state.lock();
@@ -214,7 +232,9 @@ impl Slot {
                 Some(chosen)
             }
             Choice::TooLittle => {
-                state.starve(self.partition);
+                if state.starve(self.partition) {
+                    self.shared.changed.notify_one();
+                }
                 None
             }
             Choice::Pass(answer) => Some(answer),
@@ -225,8 +245,8 @@ impl Slot {
     pub(crate) fn is_ready(&self) -> bool {
         let mut state = self.shared.state.lock();
         let ready = state.allowance().is_some();
-        if !ready {
-            state.starve(self.partition);
+        if !ready && state.starve(self.partition) {
+            self.shared.changed.notify_one();
         }
         ready
     }

@@ -311,6 +311,7 @@ impl World {
             name: if called == 0 { String::new() } else { called.to_string() },
             takeover,
             ack_deadline: pull.then_some(DEADLINE),
+            held: Vec::new(),
             slot: mailbox.slot(PartitionIndex::new(3)),
             reply,
         }));

@@ -84,6 +84,7 @@ impl Place {
                 for consumer in replaced {
                     self.dismiss(consumer, &fault, effects);
                 }
+                self.subscription.hold(request.consumer, &request.held, request.ack_deadline.map(|after| now.after(after)), end);
                 self.slots.insert(request.consumer, request.slot.clone());
                 Ok(())
             }

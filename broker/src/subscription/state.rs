@@ -118,6 +118,23 @@ impl Subscription {
         Ok(replaced)
     }
 
+    /// Leaves a consumer what a former owner delivered to it, as far as it is not acknowledged and nobody else has it. What lies
+    /// between is to be delivered as ever.
+    pub(crate) fn hold(&mut self, consumer: ConsumerId, held: &[Span], deadline: Option<Mono>, end: Offset) {
+        for span in held {
+            let span = Span::new(span.first, span.end.min(end));
+            for open in self.cursor.unacknowledged(Span::new(self.frontier, span.end)) {
+                self.fates.skip(open);
+            }
+            self.frontier = self.frontier.max(span.end);
+            for open in self.cursor.unacknowledged(span) {
+                for (ready, attempts) in self.fates.ready_in(open) {
+                    self.fates.deliver(ready, consumer, attempts + 1, deadline);
+                }
+            }
+        }
+    }
+
     /// A consumer goes. What it has is delivered again (S4), apart from what it `kept` until its deadline; what was `unsent`
     /// was no attempt.
     pub(crate) fn leave(&mut self, consumer: ConsumerId, kept: &[Span], unsent: &[Span]) {
@@ -468,6 +485,28 @@ mod tests {
         assert_eq!(take(&mut exclusive, BOB, 100), Some((span(2, 5), 2)));
         assert_eq!(take(&mut exclusive, BOB, 100), Some((span(6, 8), 2)));
         assert_eq!(take(&mut exclusive, BOB, 2), Some((span(8, 10), 1)));
+    }
+
+    #[test]
+    fn what_a_former_owner_delivered_stays_with_its_consumer_and_the_rest_goes_on_s2_s4() {
+        for kind in [SubscriptionKind::Exclusive, SubscriptionKind::Shared] {
+            let mut subscription =
+                subscription(kind, Bound::default(), &[ANN, BOB][..=usize::from(kind == SubscriptionKind::Shared)]);
+            subscription.acknowledge(&[span(0, 3), span(5, 6)], None, offset(100)).expect("fine");
+            // It has 4, 6 and 7, and says so of more.
+            subscription.hold(ANN, &[span(2, 3), span(4, 8)], None, offset(100));
+            assert_eq!(subscription.fates().held_by(ANN), 3, "{kind:?}: not what is acknowledged");
+            assert_eq!(take(&mut subscription, ANN, 1), Some((span(3, 4), 1)), "{kind:?}: it was with nobody");
+            assert_eq!(take(&mut subscription, ANN, 2), Some((span(8, 10), 1)), "{kind:?}");
+            subscription.leave(ANN, &[], &[]);
+            if kind == SubscriptionKind::Shared {
+                subscription.hold(BOB, &[span(6, 7)], None, offset(100));
+                assert_eq!(subscription.fates().held_by(BOB), 1);
+                assert_eq!(take(&mut subscription, BOB, 9), Some((span(3, 5), 2)), "in order, from what came back");
+                subscription.hold(BOB, &[span(200, 300)], None, offset(100));
+                assert_eq!(subscription.frontier(), offset(100), "never past the end");
+            }
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::hosted::SubscriptionKind;
 use super::lease::DispatchLease;
 use super::reader::PartitionReader;
 use crate::broker::StartAt;
-use crate::subscription;
+use crate::subscription::{CursorStats, Input};
 
 /// The subscriptions that a partition's machine knows, with the revision that created each.
 pub(crate) type KnownSubscriptions = HashMap<SubscriptionName, Revision>;
@@ -111,6 +111,21 @@ impl PartitionHandle {
         })
     }
 
+    /// Where a subscription stands.
+    pub(crate) async fn stats(&self, subscription: &SubscriptionName) -> Result<CursorStats, Fault> {
+        let (reply, answer) = oneshot::channel();
+        self.subscriptions(Input::Stats { subscription: subscription.clone(), reply }).await?;
+        answer.await.map_err(|_| moved(&self.0.name))?
+    }
+
+    /// Moves a subscription's cursor; answers where it stands, durably.
+    pub(crate) async fn seek(&self, subscription: &SubscriptionName, at: StartAt) -> Result<Offset, Fault> {
+        let to = self.resolve(at).await?;
+        let (reply, answer) = oneshot::channel();
+        self.subscriptions(Input::Seek { subscription: subscription.clone(), to, reply }).await?;
+        answer.await.map_err(|_| moved(&self.0.name))?
+    }
+
     /// Whether messages may be handed to subscriptions of this kind now (M4): asked before every delivery, by whoever sends it.
     pub fn may_dispatch(&self, kind: SubscriptionKind) -> bool {
         self.0.lease.may_dispatch(kind)
@@ -127,13 +142,13 @@ impl PartitionHandle {
     }
 
     /// Hands an input to the partition's subscriptions; waits for room in the queue. Inputs of one caller arrive in order.
-    pub async fn subscriptions(&self, input: subscription::Input) -> Result<(), Fault> {
+    pub async fn subscriptions(&self, input: Input) -> Result<(), Fault> {
         self.0.commands.send(Command::Subscriptions(input)).await.map_err(|_| moved(&self.0.name))
     }
 
     /// Hands an input over without waiting: for `Drop` of a session. Gives it back when the queue is full, and drops it
     /// when ownership is over.
-    pub fn try_subscriptions(&self, input: subscription::Input) -> Result<(), subscription::Input> {
+    pub fn try_subscriptions(&self, input: Input) -> Result<(), Input> {
         match self.0.commands.try_reserve() {
             Ok(permit) => {
                 permit.send(Command::Subscriptions(input));

@@ -47,10 +47,18 @@ pub(crate) fn pull(wait_ms: u64) -> v1::PullRequest {
     }
 }
 
-pub(crate) async fn stats(node: &Node) -> v1::PartitionCursor {
+pub(crate) fn subscriptions(node: &Node) -> SubscriptionServiceClient<Channel> {
+    SubscriptionServiceClient::new(node.channel.clone())
+}
+
+/// The figures of each partition.
+pub(crate) async fn all_stats(node: &Node) -> Vec<v1::PartitionCursor> {
     let request = v1::GetSubscriptionStatsRequest { topic: TOPIC.to_owned(), name: "s".to_owned() };
-    let stats = SubscriptionServiceClient::new(node.channel.clone()).get_subscription_stats(request).await.expect("known");
-    stats.into_inner().partitions.remove(0)
+    subscriptions(node).get_subscription_stats(request).await.expect("known").into_inner().partitions
+}
+
+pub(crate) async fn stats(node: &Node) -> v1::PartitionCursor {
+    all_stats(node).await.remove(0)
 }
 
 /// A subscription's stream.
@@ -112,7 +120,12 @@ impl Consuming {
 
     /// Acknowledges, and waits for the receipt.
     pub(crate) async fn ack(&mut self, first: u64, last: u64) -> Option<v1::Fault> {
-        let ack = v1::Ack { id: 1, ranges: vec![v1::OffsetRange { first, last }], ..Default::default() };
+        self.ack_of(0, first, last).await
+    }
+
+    /// The same, of a partition.
+    pub(crate) async fn ack_of(&mut self, partition: u32, first: u64, last: u64) -> Option<v1::Fault> {
+        let ack = v1::Ack { id: 1, partition, ranges: vec![v1::OffsetRange { first, last }], ..Default::default() };
         self.requests.send(v1::SubscribeRequest { request: Some(Request::Ack(ack)) }).await.expect("open");
         match self.next().await {
             Response::Receipts(receipts) => receipts.receipts[0].fault.clone(),

@@ -6,6 +6,7 @@ use alluvium_types::ids::PartitionIndex;
 use alluvium_types::names::{BrokerName, TopicName};
 
 use crate::cluster::{Cluster, Node, TOPIC, batch, config, eventually};
+use crate::consuming::{Consuming, Reading, all_stats, consumer, pull, subscriptions};
 
 /// Says which broker shall own each partition.
 async fn place(cluster: &Cluster, brokers: &[&str]) {
@@ -89,4 +90,157 @@ async fn a_named_producers_stream_outlives_the_owner_of_its_partitions_d1() {
     }
     assert_eq!(loaded(&a).await, [0, 1, 2, 3]);
     a.drain().await;
+}
+
+/// Publishes so many messages to each partition, one after the other.
+async fn fill(node: &Node, count: u64) {
+    let mut stream = node.open(Guarantee::Quorum, "").await;
+    for partition in 0..4 {
+        for n in 0..count {
+            stream.send(n, partition, 0, batch(0, &[&format!("{partition}-{n}")])).await;
+        }
+    }
+    for _ in 0..4 * count {
+        stream.outcome().await.1.expect("stored");
+    }
+}
+
+/// All of the topic, each once and in order within its partition.
+fn assert_whole(taken: &[(u32, u64)], count: u64) {
+    for partition in 0..4 {
+        let offsets = taken.iter().filter(|(p, _)| *p == partition).map(|(_, offset)| *offset);
+        assert!(offsets.eq(0..count), "partition {partition}: {taken:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_anywhere_is_served_by_all_owners() {
+    let cluster = Cluster::start(1).await;
+    let (a, b) = two(&cluster).await;
+    fill(&b, 25).await;
+    for node in [&a, &b] {
+        assert_whole(&Reading::open(node, None).await.take(100).await, 25);
+    }
+    let mut consuming = Consuming::open(&a, "", false).await.expect("opens");
+    assert_whole(&consuming.take(100).await, 25);
+    for partition in 0..4 {
+        assert_eq!(consuming.ack_of(partition, 0, 19).await, None);
+    }
+    drop(consuming);
+    for node in [&b, &a] {
+        eventually("what is not acknowledged is with nobody", async || {
+            all_stats(node).await.iter().all(|cursor| (cursor.backlog, cursor.in_flight) == (5, 0))
+        })
+        .await;
+    }
+    a.drain().await;
+    b.drain().await;
+}
+
+#[tokio::test]
+async fn calls_anywhere_are_answered_by_the_owners() {
+    let cluster = Cluster::start(1).await;
+    let (a, b) = two(&cluster).await;
+    fill(&a, 10).await;
+    let mut pulled = Vec::new();
+    while pulled.len() < 40 {
+        let request = v1::PullRequest { messages_max: 15, ..pull(1000) };
+        let answer = consumer(&a).pull(request).await.expect("answered").into_inner();
+        assert!(!answer.messages.is_empty() && answer.messages.len() <= 15);
+        pulled.extend(answer.messages.iter().map(|m| (m.partition, m.message.as_ref().expect("set").offset)));
+    }
+    assert_whole(&pulled, 10);
+    let ids = |partitions: std::ops::Range<u32>| -> Vec<v1::MessageId> {
+        partitions.flat_map(|partition| (0..10).map(move |offset| v1::MessageId { partition, offset })).collect()
+    };
+    let (topic, subscription) = (TOPIC.to_owned(), "s".to_owned());
+    let ack = v1::AcknowledgeRequest { topic: topic.clone(), subscription: subscription.clone(), ids: ids(1..4), up_to: vec![] };
+    consumer(&b).acknowledge(ack).await.expect("durable");
+    let nack = v1::NackRequest { topic: topic.clone(), subscription, ids: ids(0..1), delay_ms: 0 };
+    consumer(&b).nack(nack).await.expect("given back");
+    let again = consumer(&b).pull(pull(1000)).await.expect("answered").into_inner();
+    assert!(again.messages.iter().all(|m| m.partition == 0) && again.messages.len() == 10, "{again:?}");
+    let seek = v1::SeekSubscriptionRequest {
+        topic,
+        name: "s".to_owned(),
+        partitions: vec![],
+        position: Some(v1::Position { at: Some(v1::position::At::Offset(4)) }),
+    };
+    let cursors = subscriptions(&a).seek_subscription(seek).await.expect("moved").into_inner().cursors;
+    assert_eq!(cursors, (0..4).map(|partition| v1::MessageId { partition, offset: 4 }).collect::<Vec<_>>());
+    assert!(all_stats(&b).await.iter().all(|cursor| (cursor.next_offset, cursor.backlog) == (4, 6)));
+    let topic = v1::GetTopicRequest { name: TOPIC.to_owned() };
+    let found = a.topics().get_topic(topic).await.expect("found").into_inner().partitions;
+    let owners: Vec<(&str, u64)> = found.iter().map(|p| (p.owner.as_str(), p.end_offset)).collect();
+    assert_eq!(owners, [("a", 10), ("a", 10), ("b", 10), ("b", 10)]);
+    a.drain().await;
+    b.drain().await;
+}
+
+#[tokio::test]
+async fn streams_resume_at_the_next_owner_and_what_the_client_has_stays_with_it_s2_s4() {
+    let cluster = Cluster::start(1).await;
+    let (a, b) = two(&cluster).await;
+    fill(&a, 10).await;
+    let mut reading = Reading::open(&a, None).await;
+    assert_whole(&reading.take(40).await, 10);
+    let mut consuming = Consuming::open(&a, "", false).await.expect("opens");
+    assert_whole(&consuming.take(40).await, 10);
+    assert_eq!(consuming.ack_of(2, 0, 4).await, None);
+    // Ordered subscriptions wait until the old session is gone for certain (M4); it says goodbye.
+    b.drain().await;
+    let mut stream = a.open(Guarantee::Quorum, "").await;
+    for partition in 0..4 {
+        stream.send(0, partition, 0, batch(0, &["more"])).await;
+        stream.outcome().await.1.expect("stored");
+    }
+    let more: Vec<(u32, u64)> = sorted(consuming.take(4).await);
+    assert_eq!(more, [(0, 10), (1, 10), (2, 10), (3, 10)], "nothing comes twice");
+    assert_eq!(sorted(reading.take(4).await), more);
+    assert_eq!(consuming.ack_of(2, 5, 10).await, None);
+    assert_eq!(consuming.ack_of(3, 0, 10).await, None);
+    let cursors = all_stats(&a).await;
+    assert_eq!(cursors.iter().map(|c| (c.backlog, c.in_flight)).collect::<Vec<_>>(), [(11, 11), (11, 11), (0, 0), (0, 0)]);
+    a.drain().await;
+}
+
+fn sorted(mut taken: Vec<(u32, u64)>) -> Vec<(u32, u64)> {
+    taken.sort_unstable();
+    taken
+}
+
+#[tokio::test]
+async fn a_partition_goes_where_it_is_placed_and_nobody_notices() {
+    let cluster = Cluster::start(1).await;
+    let (a, b) = two(&cluster).await;
+    fill(&a, 1).await;
+    let mut consuming = Consuming::open(&b, "", false).await.expect("opens");
+    consuming.take(4).await;
+    let (mut nameless, mut named) = (a.open(Guarantee::Quorum, "").await, b.open(Guarantee::Quorum, "p").await);
+    let epoch = named.claim(1, None).await.epoch;
+    for n in 0..60 {
+        if n == 20 {
+            place(&cluster, &["b", "b", "b", "b"]).await;
+        }
+        nameless.send(n, 0, 0, batch(0, &["x"])).await;
+        named.send(n, 1, epoch, batch(n, &["x"])).await;
+        if n % 10 == 9 {
+            for _ in 0..10 {
+                assert!(nameless.outcome().await.1.is_ok(), "refused by nobody");
+                assert!(named.outcome().await.1.is_ok());
+            }
+        }
+        if n == 29 {
+            eventually("it has moved", async || loaded(&b).await == [0, 1, 2, 3]).await;
+        }
+    }
+    assert_eq!(loaded(&a).await, [0; 0]);
+    assert_eq!(a.metrics.moves.get(), 2);
+    let taken = consuming.take(120).await;
+    for partition in 0..2 {
+        let offsets = taken.iter().filter(|(p, _)| *p == partition).map(|(_, offset)| *offset);
+        assert!(offsets.eq(1..61), "each once and in order: {taken:?}");
+    }
+    a.drain().await;
+    b.drain().await;
 }

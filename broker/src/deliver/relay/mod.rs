@@ -1,0 +1,506 @@
+//! A client's stream over all owners of its partitions: this broker, others, or some of each.
+//!
+//! The relay is what the client talks to, as long as it likes; behind it stands one stream for each owner, and when owners come and
+//! go, others take their place: what the client has stays with it, what it acknowledged and was not answered is acknowledged again.
+//! Its credit is shared out by [`allotment`]; [`upstream`] begins the streams; [`subscribing`] and [`reading`] know what is said.
+
+mod allotment;
+mod reading;
+mod subscribing;
+mod upstream;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::time::Duration;
+
+use alluvium_proto::status::to_status;
+use alluvium_proto::v1;
+use alluvium_runtime::backoff::Backoff;
+use alluvium_runtime::tasks::OnFailure;
+use alluvium_types::fault::{Fault, FaultKind};
+use alluvium_types::ids::PartitionIndex;
+use alluvium_types::time::Mono;
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, FuturesUnordered};
+use futures::{FutureExt, Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::StreamMap;
+use tonic::Status;
+
+use allotment::{Allotment, Key, Step};
+pub(super) use reading::Reading;
+pub(super) use subscribing::Subscribing;
+use upstream::{Begun, Upstream, begin};
+
+use super::consume::some;
+use super::growth::{Grown, Growth};
+use super::line::{Ask, Said, Say};
+use super::outbox::{Hold, Outbox, Queued};
+use super::service::ConsumeEdge;
+use crate::broker::TopicInfo;
+use crate::forward::is_resumable;
+use crate::subscription::Grant;
+
+/// How long owners are looked for that serve what a stream lost, before the client is told.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Between attempts: at least, and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(500));
+/// How long a stream of a broker that stops waits for the receipts of what was acknowledged.
+const DRAIN: Duration = Duration::from_secs(3);
+/// Requests that may wait for partitions that nobody serves; past it the stream is not read.
+const PARKED_MAX: usize = 1024;
+/// Bytes that may wait for a client, beside its largest message, of each owner elsewhere.
+const WINDOW_BYTES: usize = 2 << 20;
+
+/// What tells one kind of stream from another.
+pub(super) trait Traffic: Clone + Send + Sync + 'static {
+    /// What a client asks.
+    type Request: Send + 'static;
+    /// What it is told.
+    type Response: prost::Message + Send + 'static;
+
+    /// Where it goes.
+    fn topic(&self) -> &TopicInfo;
+
+    /// Looks after partitions that the topic is given later.
+    fn growth(&self) -> Option<Growth>;
+
+    /// Begins to serve partitions of this broker. The first response says that it is open.
+    fn here(
+        &self,
+        edge: &ConsumeEdge,
+        partitions: super::membership::Partitions,
+        requests: mpsc::Receiver<Ask<Self::Request>>,
+    ) -> impl Future<Output = Result<Queued<Say<Self::Response>>, Status>> + Send;
+
+    /// Begins to serve partitions of another broker.
+    fn there(
+        &self,
+        peer: &crate::forward::Peer,
+        partitions: &[PartitionIndex],
+        requests: mpsc::Receiver<Ask<Self::Request>>,
+    ) -> impl Future<Output = Result<BoxStream<'static, Result<Say<Self::Response>, Status>>, Status>> + Send;
+
+    /// A grant of credit.
+    fn credit(grant: Grant) -> Self::Request;
+
+    /// What a client asks: credit, or something for a partition. Remembers what must be asked again of the next owner.
+    fn asked(&mut self, request: Self::Request) -> Result<Asked<Self>, Fault>;
+
+    /// What an owner says: for the client, with what it delivers; `None` if it is not for the client.
+    fn said(&mut self, response: Self::Response) -> Option<(Self::Response, Grant)>;
+
+    /// Whether it takes no more requests until some are answered.
+    fn is_full(&self) -> bool;
+
+    /// What is asked again of the next owner of a partition.
+    fn again(&self, partition: PartitionIndex) -> Vec<Self::Request>;
+
+    /// Whether there is nothing more to come of any partition, as the owner of these has ended well.
+    fn is_complete(&mut self, partitions: &[PartitionIndex]) -> bool;
+
+    /// The first response, once all partitions are served.
+    fn opened(&mut self, responses: Vec<Self::Response>, owners: Vec<v1::PartitionOwner>) -> Self::Response;
+
+    /// The topic has more partitions now, which are to be served as well.
+    fn grown(&mut self, grown: &Grown);
+}
+
+/// What a client asks.
+pub(super) enum Asked<T: Traffic> {
+    /// More credit.
+    Credit(Grant),
+    /// Something for a partition; it is not asked again by itself of the next owner.
+    Of(PartitionIndex, T::Request),
+    /// Something for a partition, remembered until it is answered.
+    Remembered(PartitionIndex, T::Request),
+    /// Something that makes no sense; answered so.
+    Refused(T::Response),
+}
+
+/// A client's stream, at work.
+struct Relay<T: Traffic, S> {
+    edge: ConsumeEdge,
+    traffic: T,
+    requests: S,
+    outbox: Outbox<T::Response>,
+    allotment: Allotment,
+    upstreams: BTreeMap<Key, Upstream<T>>,
+    /// Which stream serves a partition.
+    served: BTreeMap<PartitionIndex, Key>,
+    here: StreamMap<Key, BoxStream<'static, Option<Said<T::Response>>>>,
+    there: StreamMap<Key, BoxStream<'static, Option<Said<T::Response>>>>,
+    /// For the client; with whose it is, and the bytes that its stream had used.
+    pending: VecDeque<(T::Response, Hold, Key, u64)>,
+    /// To the streams, in order.
+    asks: VecDeque<(Key, Ask<T::Request>)>,
+    beginning: FuturesUnordered<BoxFuture<'static, Beginning<T>>>,
+    /// For partitions that nobody serves.
+    parked: BTreeMap<PartitionIndex, Vec<T::Request>>,
+    again: Backoff,
+    /// Nothing has been served since, of what was lost.
+    failing_since: Option<Mono>,
+    half_closed: bool,
+    next_key: Key,
+}
+
+struct Beginning<T: Traffic> {
+    partitions: Vec<PartitionIndex>,
+    begun: Result<Vec<Begun<T>>, Status>,
+}
+
+enum Wake<T: Traffic> {
+    Stop,
+    Gone,
+    Here(Key, Option<Said<T::Response>>),
+    There(Key, Option<Said<T::Response>>),
+    Request(Option<Result<T::Request, Status>>),
+    Room,
+    Asked,
+    Begun(Beginning<T>),
+    Grown(Grown),
+}
+
+/// Why a stream ends.
+enum End {
+    Gone,
+    Complete,
+    Status(Status),
+}
+
+/// Opens a stream at all owners of these partitions, and serves it from then on.
+pub(super) async fn open<T, S>(
+    edge: &ConsumeEdge,
+    mut traffic: T,
+    partitions: &[PartitionIndex],
+    credit: Option<Grant>,
+    requests: S,
+) -> Result<Queued<T::Response>, Status>
+where
+    T: Traffic,
+    S: Stream<Item = Result<T::Request, Status>> + Unpin + Send + 'static,
+{
+    let window = edge.broker.limits().rpc_bytes_max() + WINDOW_BYTES;
+    let mut allotment = Allotment::new(window as u64);
+    if let Some(credit) = credit {
+        allotment.grant(credit).map_err(|fault| to_status(&fault))?;
+    }
+    let clock = edge.broker.clock().clone();
+    let mut again = Backoff::new(AGAIN.0, AGAIN.1, edge.broker.entropy().clone());
+    let until = clock.mono().after(PATIENCE);
+    // What was begun of an attempt that failed ends with it: a consumer is let in everywhere, or nowhere.
+    let begun = loop {
+        match begin(edge, &traffic, partitions).await {
+            Ok(begun) => break begun,
+            Err(status) if is_resumable(&status) && clock.mono() < until => clock.sleep(again.delay()).await,
+            Err(status) => return Err(status),
+        }
+    };
+    let (outbox, queued) = Outbox::new();
+    let mut relay = Relay {
+        edge: edge.clone(),
+        traffic: traffic.clone(),
+        requests,
+        outbox,
+        allotment,
+        upstreams: BTreeMap::new(),
+        served: BTreeMap::new(),
+        here: StreamMap::new(),
+        there: StreamMap::new(),
+        pending: VecDeque::new(),
+        asks: VecDeque::new(),
+        beginning: FuturesUnordered::new(),
+        parked: BTreeMap::new(),
+        again,
+        failing_since: None,
+        half_closed: false,
+        next_key: 0,
+    };
+    let mut owners: Vec<v1::PartitionOwner> = begun.iter().flat_map(|begun| begun.upstream.owners(&edge.broker)).collect();
+    owners.sort_unstable_by_key(|owner| owner.partition);
+    let responses = begun.into_iter().map(|begun| relay.join(begun)).collect();
+    let opened = traffic.opened(responses, owners);
+    relay.traffic = traffic;
+    relay.pending.push_back((opened, Hold::default(), Key::MAX, 0));
+    edge.broker.tasks().spawn("relay", OnFailure::Log, async move {
+        relay.run().await;
+        Ok::<(), Infallible>(())
+    });
+    Ok(queued)
+}
+
+impl<T, S> Relay<T, S>
+where
+    T: Traffic,
+    S: Stream<Item = Result<T::Request, Status>> + Unpin + Send,
+{
+    async fn run(mut self) {
+        let end = self.serve().await;
+        let clock = self.edge.broker.clock().clone();
+        match end {
+            End::Gone | End::Complete => {}
+            End::Status(status) => self.outbox.end_with(status, &clock).await,
+        }
+    }
+
+    async fn serve(&mut self) -> End {
+        let tasks = self.edge.broker.tasks().clone();
+        let clock = self.edge.broker.clock().clone();
+        let mut growing = self.growing();
+        let mut stopping: Option<Mono> = None;
+        loop {
+            self.share_out();
+            let asking = self.ask();
+            if self.upstreams.is_empty() && self.beginning.is_empty() && self.pending.is_empty() {
+                return if stopping.is_some() { End::Status(stopped()) } else { End::Complete };
+            }
+            let parked: usize = self.parked.values().map(Vec::len).sum();
+            let full =
+                asking.is_some() || self.half_closed || self.traffic.is_full() || stopping.is_some() || parked > PARKED_MAX;
+            let wake = tokio::select! {
+                biased;
+                () = self.outbox.gone() => Wake::Gone,
+                () = tasks.stopping(), if stopping.is_none() => Wake::Stop,
+                () = clock.sleep_until(stopping.unwrap_or_default()), if stopping.is_some() => return End::Status(stopped()),
+                () = self.outbox.room(), if !self.pending.is_empty() => Wake::Room,
+                Some((key, said)) = self.there.next() => Wake::There(key, said),
+                Some((key, said)) = self.here.next(), if self.pending.is_empty() => Wake::Here(key, said),
+                Some(begun) = self.beginning.next() => Wake::Begun(begun),
+                () = room(asking), if !self.asks.is_empty() => Wake::Asked,
+                request = self.requests.next(), if !full => Wake::Request(request),
+                grown = some(&mut growing), if growing.is_some() => Wake::Grown(grown),
+            };
+            let outcome = match wake {
+                Wake::Gone => return End::Gone,
+                Wake::Stop => {
+                    stopping = Some(clock.mono().after(DRAIN));
+                    self.beginning.clear();
+                    Ok(())
+                }
+                Wake::Room => {
+                    self.pass();
+                    Ok(())
+                }
+                Wake::Here(key, Some((said, hold))) => self.hear(key, said, hold),
+                Wake::There(key, Some((said, _))) => {
+                    let held = self.edge.broker.delivery_budget().take(bytes_of(&said)).await;
+                    self.hear(key, said, Hold::forwarded(held))
+                }
+                Wake::Here(key, None) | Wake::There(key, None) => self.ended_well(key),
+                Wake::Begun(beginning) => self.begun(beginning),
+                Wake::Asked => Ok(()),
+                Wake::Request(None) => {
+                    self.half_closed = true;
+                    Ok(())
+                }
+                Wake::Request(Some(Err(_))) => return End::Gone,
+                Wake::Request(Some(Ok(request))) => self.request(request),
+                Wake::Grown(grown) => {
+                    self.traffic.grown(&grown);
+                    self.look_for(grown.partitions, false);
+                    growing = self.growing();
+                    Ok(())
+                }
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(_) if stopping.is_some() => {}
+                Err(status) => return End::Status(status),
+            }
+        }
+    }
+
+    /// Resolves once there are partitions to serve as well.
+    fn growing(&self) -> Option<BoxFuture<'static, Grown>> {
+        Some(self.traffic.growth()?.behind().boxed())
+    }
+
+    /// Gives the streams their credit.
+    fn share_out(&mut self) {
+        if !self.asks.is_empty() {
+            return;
+        }
+        while let Some(step) = self.allotment.step() {
+            self.asks.push_back(match step {
+                Step::Grant(key, grant) => (key, Ask::Request(T::credit(grant))),
+                Step::Reclaim(key) => (key, Ask::Reclaim),
+            });
+        }
+    }
+
+    /// Sends what there is to ask, as far as there is room; gives the way that has none.
+    fn ask(&mut self) -> Option<mpsc::Sender<Ask<T::Request>>> {
+        while let Some((key, _)) = self.asks.front() {
+            if let Some(upstream) = self.upstreams.get(key) {
+                match upstream.requests.try_reserve() {
+                    Ok(permit) => {
+                        let (_, ask) = self.asks.pop_front().expect("it is the first");
+                        permit.send(ask);
+                        continue;
+                    }
+                    Err(mpsc::error::TrySendError::Full(())) => return Some(upstream.requests.clone()),
+                    // Its answers say why.
+                    Err(mpsc::error::TrySendError::Closed(())) => {}
+                }
+            }
+            self.asks.pop_front();
+        }
+        None
+    }
+
+    fn request(&mut self, request: T::Request) -> Result<(), Status> {
+        match self.traffic.asked(request).map_err(|fault| to_status(&fault))? {
+            Asked::Credit(grant) => self.allotment.grant(grant).map_err(|fault| to_status(&fault))?,
+            Asked::Of(partition, request) => match self.served.get(&partition) {
+                Some(key) => self.asks.push_back((*key, Ask::Request(request))),
+                None => self.parked.entry(partition).or_default().push(request),
+            },
+            Asked::Remembered(partition, request) => {
+                if let Some(key) = self.served.get(&partition) {
+                    self.asks.push_back((*key, Ask::Request(request)));
+                }
+            }
+            Asked::Refused(response) => self.pending.push_back((response, Hold::default(), Key::MAX, 0)),
+        }
+        Ok(())
+    }
+
+    /// Hands the next response to the client; there is room for it.
+    fn pass(&mut self) {
+        if let Some((response, hold, key, bytes)) = self.pending.pop_front() {
+            self.outbox.send(response, hold);
+            self.allotment.passed(key, bytes);
+        }
+    }
+
+    fn hear(&mut self, key: Key, said: Result<Say<T::Response>, Status>, hold: Hold) -> Result<(), Status> {
+        let Some(upstream) = self.upstreams.get_mut(&key) else { return Ok(()) };
+        match said {
+            Ok(Say::Response { response, taken }) => {
+                self.allotment.used(key, taken);
+                if let Some((response, delivered)) = self.traffic.said(response) {
+                    upstream.delivered.messages += delivered.messages;
+                    upstream.delivered.bytes += delivered.bytes;
+                    self.pending.push_back((response, hold, key, taken.bytes));
+                }
+            }
+            Ok(Say::Wanted(granted)) => self.allotment.wanted(key, granted),
+            Ok(Say::Returned(credit)) => self.allotment.returned(key, credit),
+            Err(status) => return self.lost(key, status),
+        }
+        Ok(())
+    }
+
+    /// A new stream serves its partitions. Gives its first response.
+    fn join(&mut self, begun: Begun<T>) -> T::Response {
+        let Begun { upstream, stream, first } = begun;
+        let key = self.next_key;
+        self.next_key += 1;
+        for partition in &upstream.partitions {
+            self.served.insert(*partition, key);
+            let asked = self.traffic.again(*partition).into_iter().chain(self.parked.remove(partition).unwrap_or_default());
+            self.asks.extend(asked.map(|request| (key, Ask::Request(request))));
+        }
+        let stream = stream.map(Some).chain(futures::stream::iter([None])).boxed();
+        let streams = if upstream.is_here() { &mut self.here } else { &mut self.there };
+        streams.insert(key, stream);
+        self.allotment.begin(key);
+        self.upstreams.insert(key, upstream);
+        first
+    }
+
+    /// A stream is no more; gives the partitions that it served.
+    fn remove(&mut self, key: Key) -> Vec<PartitionIndex> {
+        self.here.remove(&key);
+        self.there.remove(&key);
+        let Some(upstream) = self.upstreams.remove(&key) else { return Vec::new() };
+        self.allotment.end(key, upstream.delivered);
+        self.asks.retain(|(asked, _)| *asked != key);
+        self.served.retain(|_, served| *served != key);
+        upstream.partitions.into_iter().collect()
+    }
+
+    /// A stream ended. Whoever owns its partitions now is looked for, unless it ended for good.
+    fn lost(&mut self, key: Key, status: Status) -> Result<(), Status> {
+        if let Some(peer) = self.upstreams.get(&key).and_then(Upstream::peer) {
+            peer.failed();
+        }
+        let partitions = self.remove(key);
+        if !is_resumable(&status) {
+            return Err(status);
+        }
+        tracing::debug!(topic = %self.traffic.topic().name, %status, ?partitions, "partitions of a stream are looked for anew");
+        for partition in &partitions {
+            self.edge.broker.moved(self.traffic.topic().id, *partition);
+        }
+        self.look_for(partitions, true);
+        Ok(())
+    }
+
+    fn ended_well(&mut self, key: Key) -> Result<(), Status> {
+        let Some(upstream) = self.upstreams.get(&key) else { return Ok(()) };
+        let partitions: Vec<PartitionIndex> = upstream.partitions.iter().copied().collect();
+        if self.traffic.is_complete(&partitions) {
+            self.remove(key);
+            return Ok(());
+        }
+        self.lost(key, Status::unavailable("a stream ended"))
+    }
+
+    /// Begins new streams for partitions that nobody serves.
+    fn look_for(&mut self, partitions: Vec<PartitionIndex>, lost: bool) {
+        let pause = lost.then(|| self.again.delay());
+        let (edge, traffic) = (self.edge.clone(), self.traffic.clone());
+        let beginning = async move {
+            if let Some(pause) = pause {
+                edge.broker.clock().sleep(pause).await;
+            }
+            let begun = begin(&edge, &traffic, &partitions).await;
+            Beginning { partitions, begun }
+        };
+        self.beginning.push(beginning.boxed());
+    }
+
+    fn begun(&mut self, beginning: Beginning<T>) -> Result<(), Status> {
+        let now = self.edge.broker.clock().mono();
+        match beginning.begun {
+            Ok(begun) => {
+                self.failing_since = None;
+                self.again.reset();
+                for begun in begun {
+                    // Only the first opening is told.
+                    let _ = self.join(begun);
+                }
+                Ok(())
+            }
+            Err(status) => {
+                let failing_since = *self.failing_since.get_or_insert(now);
+                // Where the last owner has not noticed that its stream broke, it still has this consumer.
+                let passes = is_resumable(&status) || status.code() == tonic::Code::Unavailable || upstream::is_busy(&status);
+                if !passes || now.since(failing_since) >= PATIENCE {
+                    return Err(status);
+                }
+                self.look_for(beginning.partitions, true);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn bytes_of<R: prost::Message>(said: &Result<Say<R>, Status>) -> usize {
+    match said {
+        Ok(Say::Response { response, .. }) => response.encoded_len(),
+        Ok(Say::Wanted(_) | Say::Returned(_)) | Err(_) => 0,
+    }
+}
+
+async fn room<Q>(asking: Option<mpsc::Sender<Ask<Q>>>) {
+    if let Some(requests) = asking {
+        // One that has ended has room: what goes there goes nowhere.
+        let _ = requests.reserve().await;
+    }
+}
+
+fn stopped() -> Status {
+    to_status(&Fault::new(FaultKind::Unavailable, "STOPPING", "the broker is stopping; connect again"))
+}

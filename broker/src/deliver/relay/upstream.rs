@@ -1,0 +1,169 @@
+//! The streams behind a relay: begun at whoever owns the partitions.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use alluvium_proto::status::{RemoteFault, to_status};
+use alluvium_proto::v1;
+use alluvium_types::ids::{PartitionIndex, SessionId};
+use futures::future::{try_join, try_join_all};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::Traffic;
+use crate::broker::{Broker, Route, Scope};
+use crate::deliver::line::{Ask, Said, Say};
+use crate::deliver::membership::Partitions;
+use crate::deliver::outbox::Hold;
+use crate::deliver::service::ConsumeEdge;
+use crate::forward::Peer;
+use crate::subscription::Grant;
+
+/// How many partitions' owners are looked for at a time.
+const ROUTED_AT_ONCE: usize = 16;
+/// Requests between a relay and a stream.
+const REQUESTS: usize = 64;
+/// How long another broker may take to open a stream.
+const OPEN_WITHIN: Duration = Duration::from_secs(25);
+
+/// A stream behind a relay.
+pub(super) struct Upstream<T: Traffic> {
+    pub(super) partitions: Vec<PartitionIndex>,
+    pub(super) requests: mpsc::Sender<Ask<T::Request>>,
+    /// What came of it for the client.
+    pub(super) delivered: Grant,
+    peer: Option<Peer>,
+}
+
+impl<T: Traffic> Upstream<T> {
+    /// Whether its partitions are this broker's.
+    pub(super) const fn is_here(&self) -> bool {
+        self.peer.is_none()
+    }
+
+    /// Who serves its partitions.
+    pub(super) fn owners(&self, own: &Broker) -> Vec<v1::PartitionOwner> {
+        let (broker, address) = match &self.peer {
+            Some(peer) => (peer.name(), peer.address()),
+            None => (&own.context().name, own.address()),
+        };
+        let owner = |index: &PartitionIndex| v1::PartitionOwner {
+            partition: index.get(),
+            broker: broker.to_string(),
+            address: address.to_owned(),
+        };
+        self.partitions.iter().map(owner).collect()
+    }
+
+    /// Where it goes, if not here.
+    pub(super) const fn peer(&self) -> Option<&Peer> {
+        self.peer.as_ref()
+    }
+}
+
+/// A stream that has begun.
+pub(super) struct Begun<T: Traffic> {
+    pub(super) upstream: Upstream<T>,
+    pub(super) stream: BoxStream<'static, Said<T::Response>>,
+    pub(super) first: T::Response,
+}
+
+/// Begins streams at all owners of these partitions, or at none.
+pub(super) async fn begin<T: Traffic>(
+    edge: &ConsumeEdge,
+    traffic: &T,
+    partitions: &[PartitionIndex],
+) -> Result<Vec<Begun<T>>, Status> {
+    let routed = partitions.iter().copied().map(|index| async move {
+        let route = edge.broker.route(traffic.topic(), index, Scope::Cluster).await;
+        route.map(|route| (index, route)).map_err(|fault| to_status(&fault))
+    });
+    let routes: Vec<(PartitionIndex, Route)> = stream::iter(routed).buffer_unordered(ROUTED_AT_ONCE).try_collect().await?;
+    let (mut here, mut there): (Partitions, BTreeMap<SessionId, (Peer, Vec<PartitionIndex>)>) = Default::default();
+    for (index, route) in routes {
+        match route {
+            Route::Here(handle) => {
+                here.insert(index, handle);
+            }
+            Route::There(peer) => there.entry(peer.session()).or_insert_with(|| (peer, Vec::new())).1.push(index),
+        }
+    }
+    let theirs = try_join_all(there.into_values().map(|(peer, partitions)| elsewhere(edge, traffic, peer, partitions)));
+    let own = async { if here.is_empty() { Ok(None) } else { at_home(edge, traffic, here).await.map(Some) } };
+    let (own, mut begun) = try_join(own, theirs).await?;
+    begun.extend(own);
+    Ok(begun)
+}
+
+async fn at_home<T: Traffic>(edge: &ConsumeEdge, traffic: &T, handles: Partitions) -> Result<Begun<T>, Status> {
+    let (requests, rx) = mpsc::channel(REQUESTS);
+    let partitions = handles.keys().copied().collect();
+    let stream = traffic.here(edge, handles, rx).await?.items().boxed();
+    opened(Upstream { partitions, requests, delivered: Grant::default(), peer: None }, stream).await
+}
+
+async fn elsewhere<T: Traffic>(
+    edge: &ConsumeEdge,
+    traffic: &T,
+    peer: Peer,
+    mut partitions: Vec<PartitionIndex>,
+) -> Result<Begun<T>, Status> {
+    partitions.sort_unstable();
+    let (requests, rx) = mpsc::channel(REQUESTS);
+    edge.broker.context().metrics.forwarded_streams.inc();
+    let (gone, there) = (peer.clone(), peer.clone());
+    let upstream = Upstream { partitions: partitions.clone(), requests, delivered: Grant::default(), peer: Some(peer) };
+    let beginning = async {
+        let stream = traffic.there(&there, &partitions, rx).await?;
+        // A broker that is silent is not waited for once its session is gone.
+        let gone = stream::once(async move {
+            gone.gone().await;
+            Err(Status::unavailable("the broker's session is gone"))
+        });
+        opened(upstream, until(stream, gone.boxed()).map(|said| (said, Hold::default())).boxed()).await
+    };
+    let begun = tokio::select! {
+        biased;
+        begun = edge.broker.clock().timeout(OPEN_WITHIN, beginning) => {
+            begun.unwrap_or_else(|elapsed| Err(Status::unavailable(elapsed.to_string())))
+        }
+        () = there.gone() => Err(Status::unavailable("the broker's session is gone")),
+    };
+    if begun.is_err() {
+        there.failed();
+        partitions.iter().for_each(|index| edge.broker.moved(traffic.topic().id, *index));
+    }
+    begun
+}
+
+/// `items`, to their end or until `last` says something.
+fn until<I: Send + 'static>(items: BoxStream<'static, I>, last: BoxStream<'static, I>) -> BoxStream<'static, I> {
+    let both = (items, last);
+    stream::unfold(Some(both), async |both| {
+        let (mut items, mut last) = both?;
+        tokio::select! {
+            biased;
+            item = items.next() => item.map(|item| (item, Some((items, last)))),
+            item = last.next() => item.map(|item| (item, None)),
+        }
+    })
+    .boxed()
+}
+
+async fn opened<T: Traffic>(
+    upstream: Upstream<T>,
+    mut stream: BoxStream<'static, Said<T::Response>>,
+) -> Result<Begun<T>, Status> {
+    match stream.next().await {
+        Some((Ok(Say::Response { response: first, .. }), _)) => Ok(Begun { upstream, stream, first }),
+        Some((Err(status), _)) => Err(status),
+        Some((Ok(_), _)) | None => Err(Status::unavailable("a stream did not open")),
+    }
+}
+
+/// Whether somebody else has what is wanted.
+pub(super) fn is_busy(status: &Status) -> bool {
+    RemoteFault::from(status).reason == "SUBSCRIPTION_BUSY"
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use alluvium_metadata::brokers::{WEIGHT_DEFAULT, WEIGHT_MAX};
 use alluvium_metadata::policies::Policies;
 use alluvium_types::limits::Limits;
 use alluvium_types::policy::{Retention, Rollover};
@@ -15,6 +16,9 @@ use crate::topic::owner::OwnerConfig;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// The broker's share of the partitions, beside those of other brokers: one of 200 is preferred for twice as many as one of
+    /// 100, one of 0 for none. At most 1000.
+    pub weight: u32,
     /// How long the broker's session in metadata outlives its last sign of life, in milliseconds: how long others wait before they
     /// take over what must not have two owners.
     pub session_ttl_ms: u64,
@@ -71,6 +75,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            weight: WEIGHT_DEFAULT,
             session_ttl_ms: 10_000,
             dispatch_margin_ms: 2_000,
             publish_bytes_max: 256 << 20,
@@ -136,6 +141,9 @@ impl Config {
         at_least("checkpoint_bytes", self.checkpoint_bytes, mib);
         at_least("producers_bytes_max", self.producers_bytes_max as u64, 64 << 10);
         at_least("rollover_bytes", self.rollover_bytes, mib);
+        if self.weight > WEIGHT_MAX {
+            wrong.push(format!("weight: {} is more than {WEIGHT_MAX}", self.weight));
+        }
         if self.dispatch_margin_ms >= self.session_ttl_ms {
             wrong.push("dispatch_margin_ms: it is not less than session_ttl_ms".to_owned());
         }
@@ -188,7 +196,7 @@ mod tests {
     #[test]
     fn the_defaults_are_valid_and_all_that_is_wrong_is_said_at_once() {
         assert_eq!(Config::default().validate(Limits::default()), Vec::<String>::new());
-        let config = Config { session_ttl_ms: 1, window_bytes: 5, replication: (1, 2, 3), ..Config::default() };
-        assert_eq!(config.validate(Limits::default()).len(), 4, "{:?}", config.validate(Limits::default()));
+        let config = Config { weight: 1001, session_ttl_ms: 1, window_bytes: 5, replication: (1, 2, 3), ..Config::default() };
+        assert_eq!(config.validate(Limits::default()).len(), 5, "{:?}", config.validate(Limits::default()));
     }
 }

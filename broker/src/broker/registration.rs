@@ -13,7 +13,8 @@ use super::context::{Context, Session};
 pub(super) async fn register(context: &Context, address: &str, if_registered: IfRegistered) -> Result<Session, UpdateError> {
     let ttl = Duration::from_millis(context.config.session_ttl_ms);
     let brokers = context.metadata.brokers();
-    let registration = brokers.register(&context.name, address, &context.internal_address, ttl, if_registered).await?;
+    let weight = context.config.weight;
+    let registration = brokers.register(&context.name, address, &context.internal_address, weight, ttl, if_registered).await?;
     tracing::info!(broker = %context.name, session = %registration.session.id(), "registered");
     Ok(Session::new(registration))
 }

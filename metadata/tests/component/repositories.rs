@@ -78,7 +78,7 @@ impl World {
     async fn broker(&self, name: &str) -> Registration {
         let name = BrokerName::parse(name).unwrap();
         let ttl = Duration::from_secs(60);
-        self.metadata.brokers().register(&name, "client", "internal", ttl, IfRegistered::Refuse).await.unwrap()
+        self.metadata.brokers().register(&name, "client", "internal", 100, ttl, IfRegistered::Refuse).await.unwrap()
     }
 
     async fn claim(

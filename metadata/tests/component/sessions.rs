@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use alluvium_metadata::UpdateError;
 use alluvium_metadata::bookies::BookieInfo;
-use alluvium_metadata::brokers::IfRegistered;
+use alluvium_metadata::brokers::{Broker, IfRegistered, WEIGHT_MAX};
+use alluvium_metadata::live::Live;
 use alluvium_metadata::store::MetadataStore;
 use alluvium_runtime::clock::Clock;
 use alluvium_runtime::entropy::Entropy;
@@ -84,12 +85,12 @@ async fn a_bookie_registers_again_when_its_session_was_lost() {
     let seen = alive.wait_for(|live| live.members.contains_key(&name)).await.unwrap().clone();
     let first = seen.members[&name].session;
     world.metadata.end_session(first).await.unwrap();
-    let again = |live: &alluvium_metadata::live::Live<_, alluvium_metadata::bookies::LiveBookie>| {
+    let again = |live: &Live<_, alluvium_metadata::bookies::LiveBookie>| {
         live.members.get(&name).is_some_and(|bookie| bookie.session != first)
     };
     world.clock.timeout(Duration::from_secs(5), alive.wait_for(again)).await.unwrap().unwrap();
     say.send_replace(info(7));
-    let said = |live: &alluvium_metadata::live::Live<_, alluvium_metadata::bookies::LiveBookie>| {
+    let said = |live: &Live<_, alluvium_metadata::bookies::LiveBookie>| {
         live.members.get(&name).is_some_and(|bookie| bookie.info == info(7))
     };
     world.clock.timeout(Duration::from_secs(5), alive.wait_for(said)).await.unwrap().unwrap();
@@ -120,13 +121,13 @@ async fn a_view_of_who_is_alive_survives_compaction() {
     registered.remove(1).end().await.unwrap();
     let newest = world.store.revision().await.unwrap();
     world.store.compact(newest).await.unwrap();
-    let four = |live: &alluvium_metadata::live::Live<_, _>| live.members.len() == 4 && live.revision >= newest;
+    let four = |live: &Live<_, _>| live.members.len() == 4 && live.revision >= newest;
     let seen = world.clock.timeout(Duration::from_secs(5), alive.wait_for(four)).await.unwrap().unwrap().clone();
     let names: Vec<String> = seen.members.keys().map(|name: &BookieName| name.to_string()).collect();
     assert_eq!(names, ["b0", "b2", "b3", "b4"]);
     // And it goes on from there.
     registered.remove(0).end().await.unwrap();
-    let three = |live: &alluvium_metadata::live::Live<_, _>| live.members.len() == 3;
+    let three = |live: &Live<_, _>| live.members.len() == 3;
     world.clock.timeout(Duration::from_secs(5), alive.wait_for(three)).await.unwrap().unwrap();
 }
 
@@ -135,15 +136,42 @@ async fn a_broker_ends_its_own_earlier_session_only_when_it_may() {
     let world = world();
     let brokers = world.metadata.brokers();
     let name = BrokerName::parse("a").unwrap();
-    let first = brokers.register(&name, "c", "i", TTL, IfRegistered::Refuse).await.unwrap();
-    let refused = brokers.register(&name, "c", "i", TTL, IfRegistered::Refuse).await;
+    let first = brokers.register(&name, "c", "i", 100, TTL, IfRegistered::Refuse).await.unwrap();
+    let refused = brokers.register(&name, "c", "i", 100, TTL, IfRegistered::Refuse).await;
     assert!(matches!(refused, Err(UpdateError::Exists { .. })));
     assert!(!first.session.lease().gone);
-    let second = brokers.register(&name, "c", "i", TTL, IfRegistered::EndIt).await.unwrap();
+    let second = brokers.register(&name, "c", "i", 100, TTL, IfRegistered::EndIt).await.unwrap();
     assert_ne!(first.session.id(), second.session.id());
     assert!(second.decider.create_revision > first.decider.create_revision);
     assert_eq!(brokers.get(&name).await.unwrap().unwrap().value.session, second.session.id());
     assert_eq!(brokers.watch().await.unwrap().borrow().members.len(), 1);
+}
+
+/// M2: what is said of a broker is said of the session it was decided for, and others see it.
+#[tokio::test]
+async fn m2_a_drain_is_said_of_a_session_that_lives_and_of_no_other() {
+    let world = world();
+    let brokers = world.metadata.brokers();
+    let name = BrokerName::parse("a").unwrap();
+    let too_heavy = brokers.register(&name, "c", "i", WEIGHT_MAX + 1, TTL, IfRegistered::Refuse).await;
+    assert!(matches!(too_heavy, Err(UpdateError::Illegal { .. })));
+    let first = brokers.register(&name, "c", "i", 7, TTL, IfRegistered::Refuse).await.unwrap();
+    let mut alive = brokers.watch().await.unwrap();
+    brokers.set_draining(&first.decider, true).await.unwrap();
+    let drains = |live: &Live<BrokerName, Broker>| live.members.get(&name).is_some_and(|broker| broker.draining);
+    world.clock.timeout(Duration::from_secs(5), alive.wait_for(drains)).await.unwrap().unwrap();
+    let found = brokers.get(&name).await.unwrap().unwrap();
+    assert_eq!((found.value.weight, found.value.draining), (7, true));
+    assert_eq!(found.create_revision, first.decider.create_revision, "what it decides is decided by the same session");
+    brokers.set_draining(&first.decider, true).await.unwrap();
+    assert_eq!(brokers.get(&name).await.unwrap().unwrap(), found, "nothing was said that was not known");
+
+    let second = brokers.register(&name, "c", "i", 7, TTL, IfRegistered::EndIt).await.unwrap();
+    assert_eq!(brokers.set_draining(&first.decider, true).await, Err(UpdateError::SessionGone));
+    assert!(!brokers.get(&name).await.unwrap().unwrap().value.draining, "another life begins anew");
+    second.session.end().await.unwrap();
+    assert_eq!(brokers.set_draining(&second.decider, true).await, Err(UpdateError::SessionGone));
+    assert_eq!(brokers.get(&name).await.unwrap(), None, "the record goes with the session that it was bound to");
 }
 
 /// M4: certainty ends a time to live after the *send* time of the last keep-alive that was confirmed, by the monotonic clock.
@@ -173,8 +201,8 @@ async fn one_broker_holds_the_auditors_office_while_its_session_lives() {
     let world = world();
     let (brokers, auditors) = (world.metadata.brokers(), world.metadata.auditors());
     let named = |name: &str| BrokerName::parse(name).unwrap();
-    let a = brokers.register(&named("a"), "c", "i", TTL, IfRegistered::Refuse).await.unwrap();
-    let b = brokers.register(&named("b"), "c", "i", TTL, IfRegistered::Refuse).await.unwrap();
+    let a = brokers.register(&named("a"), "c", "i", 100, TTL, IfRegistered::Refuse).await.unwrap();
+    let b = brokers.register(&named("b"), "c", "i", 100, TTL, IfRegistered::Refuse).await.unwrap();
     assert!(auditors.run_for(&a.decider).await.unwrap());
     assert!(!auditors.run_for(&b.decider).await.unwrap());
     assert!(auditors.run_for(&a.decider).await.unwrap(), "it still holds it");

@@ -9,6 +9,7 @@ use alluvium_types::ids::{LedgerId, PartitionIndex, TopicId};
 use alluvium_types::names::{BookieName, BrokerName, NamespaceName, SubscriptionName, TenantName, TopicName};
 use bytes::Bytes;
 
+use crate::ownership::PartitionId;
 use crate::segments::SegmentNumber;
 
 /// A key, or what all keys of a kind begin with.
@@ -40,6 +41,12 @@ pub enum Key<'a> {
     Subscription(TopicId, &'a SubscriptionName),
     /// Who owns a partition.
     Owner(TopicId, PartitionIndex),
+    /// Which brokers shall own which partitions.
+    AllPlacements,
+    /// Which brokers shall own a topic's partitions.
+    Placements(TopicId),
+    /// Which broker shall own a partition.
+    Placement(TopicId, PartitionIndex),
     /// Which state ledgers a partition has.
     StatePointer(TopicId, PartitionIndex),
     /// All segments of all partitions.
@@ -86,6 +93,9 @@ impl fmt::Display for Key<'_> {
             Self::Subscriptions(topic) => write!(f, "subscriptions/{topic}/"),
             Self::Subscription(topic, name) => write!(f, "subscriptions/{topic}/{name}"),
             Self::Owner(topic, partition) => write!(f, "owners/{topic}/{:08x}", partition.get()),
+            Self::AllPlacements => f.write_str("placements/"),
+            Self::Placements(topic) => write!(f, "placements/{topic}/"),
+            Self::Placement(topic, partition) => write!(f, "placements/{topic}/{:08x}", partition.get()),
             Self::StatePointer(topic, partition) => write!(f, "states/{topic}/{:08x}", partition.get()),
             Self::AllSegments => f.write_str("segments/"),
             Self::Segments(topic, partition) => write!(f, "segments/{topic}/{:08x}/", partition.get()),
@@ -127,6 +137,13 @@ pub(crate) fn parse_segment(key: &Bytes) -> Option<(TopicId, PartitionIndex, Seg
     let partition = PartitionIndex::new(u32::from_str_radix(parts.next()?, 16).ok()?);
     let number = SegmentNumber::new(u64::from_str_radix(parts.next()?, 16).ok()?);
     parts.next().is_none().then_some((topic, partition, number))
+}
+
+/// Reads the topic and the number of a partition, as they stand behind what all keys of the kind begin with.
+pub(crate) fn parse_partition(rest: &str) -> Option<PartitionId> {
+    let (topic, index) = rest.split_once('/')?;
+    let topic = TopicId::new(topic.parse().ok()?);
+    Some(PartitionId { topic, index: PartitionIndex::new(u32::from_str_radix(index, 16).ok()?) })
 }
 
 /// Reads a ledger's key.

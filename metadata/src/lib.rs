@@ -21,6 +21,7 @@ pub mod ledgers;
 pub mod live;
 pub mod memory;
 pub mod ownership;
+pub mod placements;
 pub mod policies;
 pub mod raft;
 mod record;

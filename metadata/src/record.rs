@@ -141,6 +141,7 @@ mod tests {
             any_record::<crate::topics::DeletedTopic>(&value);
             any_record::<crate::subscriptions::Subscription>(&value);
             any_record::<crate::ownership::Owner>(&value);
+            any_record::<crate::placements::Placement>(&value);
             any_record::<crate::segments::Segment>(&value);
             any_record::<crate::state_pointer::StatePointer>(&value);
             any_record::<crate::ledgers::LedgerRecord>(&value);

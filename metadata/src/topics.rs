@@ -168,7 +168,7 @@ impl Topics {
         })
     }
 
-    /// Removes what is left of a deleted topic: its subscriptions, its partitions' owners, its name. Refused
+    /// Removes what is left of a deleted topic: its subscriptions, its partitions' owners and placements, its name. Refused
     /// ([`UpdateError::NotEmpty`]) while a partition has segments or state ledgers.
     pub async fn forget(&self, id: TopicId, read: &Versioned<DeletedTopic>) -> Result<(), UpdateError> {
         for index in 0..read.value.partitions {
@@ -181,8 +181,10 @@ impl Topics {
         }
         let tombstone = Key::DeletedTopic(id).encode();
         let guard = Condition::ModRevision(read.mod_revision);
-        let mut parts: Vec<bytes::Bytes> =
-            self.0.all(Key::Subscriptions(id)).await?.value.into_iter().map(|found| found.key).collect();
+        let mut parts: Vec<bytes::Bytes> = Vec::new();
+        for kind in [Key::Subscriptions(id), Key::Placements(id)] {
+            parts.extend(self.0.all(kind).await?.value.into_iter().map(|found| found.key));
+        }
         for index in 0..read.value.partitions {
             let partition = alluvium_types::ids::PartitionIndex::new(index);
             parts.extend([Key::Owner(id, partition).encode(), Key::StatePointer(id, partition).encode()]);

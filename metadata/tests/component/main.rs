@@ -6,6 +6,7 @@ mod backends;
 mod cluster;
 mod disk;
 mod etcd;
+mod placements;
 mod repositories;
 mod sessions;
 mod voters;

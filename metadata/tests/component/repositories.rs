@@ -47,7 +47,7 @@ pub(crate) fn world() -> World {
     world_at(Clock::system())
 }
 
-fn topic_name(name: &str) -> TopicName {
+pub(crate) fn topic_name(name: &str) -> TopicName {
     TopicName::parse(&format!("tenant/space/{name}")).unwrap()
 }
 
@@ -66,7 +66,7 @@ fn ledger(id: LedgerId, epoch: Epoch, class: LedgerClass) -> LedgerMetadata {
 }
 
 impl World {
-    async fn topic(&self, name: &str) -> (TopicName, Versioned<Topic>) {
+    pub(crate) async fn topic(&self, name: &str) -> (TopicName, Versioned<Topic>) {
         let name = topic_name(name);
         // Each may be there from an earlier call.
         let _ = self.metadata.tenants().create(name.namespace().tenant(), Policies::default()).await;

@@ -180,7 +180,7 @@ impl AdminEdge {
         if let Some(policies) = policies {
             topic = topics.set_policies(&name, &topic, policies).await?;
         }
-        self.broker.topic_changed(&name).await;
+        self.broker.forget_topic(&name);
         Ok(self.shown(&name, &topic.value, above))
     }
 

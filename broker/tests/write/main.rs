@@ -1,6 +1,7 @@
 //! The write side of a broker, as its clients see it, over bookies and metadata in memory.
 
 mod bookie;
+mod changes;
 mod cluster;
 mod consuming;
 mod losses;

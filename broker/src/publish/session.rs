@@ -175,12 +175,26 @@ where
         if let Some(handle) = handles.get(&index).filter(|h| !h.is_over()) {
             return Ok(handle.clone());
         }
-        if index.get() >= self.topic.partitions {
-            return Err(admission::no_partition(index.get(), &self.topic.name, self.topic.partitions));
-        }
-        let handle = self.broker.partition(&self.topic, index).await?;
+        let handle = if index.get() < self.topic.partitions {
+            self.broker.partition(&self.topic, index).await?
+        } else {
+            self.broker.partition(&self.grown(index).await?, index).await?
+        };
         handles.insert(index, handle.clone());
         Ok(handle)
+    }
+
+    /// The topic as it is now, for a partition that it didn't have when the stream was opened.
+    async fn grown(&self, index: PartitionIndex) -> Result<TopicInfo, Fault> {
+        let now = self.broker.topic(&self.topic.name).await?;
+        if now.id != self.topic.id {
+            // What was opened is deleted; that another has its name now is no concern of this stream.
+            return Err(Fault::not_found("topic", "TOPIC_NOT_FOUND", &self.topic.name));
+        }
+        if index.get() >= now.partitions {
+            return Err(admission::no_partition(index.get(), &now.name, now.partitions));
+        }
+        Ok(now)
     }
 
     /// Sends an answer and whatever else came meanwhile; `false` when the client has gone.

@@ -114,6 +114,30 @@ async fn a_topic_that_is_deleted_at_one_broker_is_let_go_by_another() {
 }
 
 #[tokio::test]
+async fn a_publish_stream_reaches_partitions_that_its_topic_is_given_meanwhile() {
+    // It went by the number of partitions that there were when it was opened, for as long as it lived.
+    let cluster = Cluster::start(1).await;
+    let (here, there) = (cluster.named("here", config()).await, cluster.named("there", config()).await);
+    here.make_topic(1, v1::Policies::default()).await;
+    let mut stream = there.open(Guarantee::Quorum, "").await;
+    stream.send(0, 1, 0, batch(0, &["x"])).await;
+    assert_eq!(stream.outcome().await, (0, Err("UNKNOWN_PARTITION".to_owned())));
+    let update = v1::UpdateTopicRequest { name: TOPIC.to_owned(), partitions: 2, policies: None };
+    here.topics().update_topic(update).await.expect("changed");
+    let mut sent = 0;
+    eventually("the new partition takes messages", async || {
+        sent += 1;
+        stream.send(sent, 1, 0, batch(0, &["x"])).await;
+        stream.outcome().await == (sent, Ok(0))
+    })
+    .await;
+    stream.send(sent + 1, 2, 0, batch(0, &["x"])).await;
+    assert_eq!(stream.outcome().await, (sent + 1, Err("UNKNOWN_PARTITION".to_owned())));
+    here.drain().await;
+    there.drain().await;
+}
+
+#[tokio::test]
 async fn what_changes_while_a_partition_is_being_opened_is_known_when_it_is_open() {
     // Its policies were read before, and whoever changed them found nobody to tell.
     let cluster = Cluster::start(1).await;

@@ -246,6 +246,9 @@ async fn a_claim_raises_the_epoch_and_is_made_once() {
     assert_eq!(old, Err(UpdateError::NotOwner));
     let third = world.claim((&name, &topic), Some(&released), &a).await.unwrap();
     assert_eq!(third.value.epoch, Epoch::new(3), "an epoch is never given twice");
+    // What an operator asks: who had it until it was claimed, without letting it go.
+    let from = |owner: &Versioned<Owner>| owner.value.taken_from.as_ref().map(ToString::to_string);
+    assert_eq!((from(&first), from(&second), from(&third)), (None, Some("a".to_owned()), None));
     let outside = world.metadata.ownership().claim(index(4), Right::Topic(&name, &topic), None, &a.decider, "here").await;
     assert_eq!(outside, Err(UpdateError::NotFound { what: "the partition" }));
 }

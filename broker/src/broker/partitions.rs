@@ -225,6 +225,9 @@ impl Opener {
         let claim = Claim::make(&context.metadata, right, id, session.decider(), &context.internal_address).await?;
         let (policy, replication) = policy_of(context, &topic.name, topic.id).await?.ok_or(OpenError::NoTopic)?;
         let subscriptions = specs_of(context, id).await?;
+        if claim.former().is_some() {
+            context.metrics.failovers.inc();
+        }
         let lease = self.lease(&claim).await?;
         let request =
             OpenRequest { name: name.clone(), topic_id: id.topic, claim, session, policy, replication, subscriptions, lease };

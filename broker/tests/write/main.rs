@@ -1,5 +1,6 @@
 //! The write side of a broker, as its clients see it, over bookies and metadata in memory.
 
+mod audit;
 mod bookie;
 mod changes;
 mod cluster;

@@ -5,8 +5,9 @@ use alluvium_ledger::reader::ReadFailure;
 use alluvium_metadata::{ReadError, UpdateError};
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::LedgerId;
-use alluvium_types::names::PartitionName;
+use alluvium_types::names::{BrokerName, PartitionName};
 
+use crate::topic::handle::{moved, owned};
 use crate::topic::hosted::CorruptState;
 
 /// Why a partition could not be taken over.
@@ -15,6 +16,9 @@ pub enum OpenError {
     /// Its topic is not there, or not any more.
     #[error("the topic does not exist")]
     NoTopic,
+    /// Another broker owns it, and lives.
+    #[error("broker {0} owns it")]
+    Owned(BrokerName),
     /// Somebody else claimed it at the same time, or this broker's session is gone.
     #[error("the claim was lost")]
     Lost(#[source] UpdateError),
@@ -46,7 +50,7 @@ impl OpenError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::NoTopic | Self::Corrupt(_) => false,
-            Self::Lost(_) | Self::Stopping | Self::Find(_) => true,
+            Self::Owned(_) | Self::Lost(_) | Self::Stopping | Self::Find(_) => true,
             Self::Metadata(error) => error.is_retryable(),
             Self::Update(error) => error.is_retryable(),
             Self::Recover(_, error) => error.is_retryable(),
@@ -59,6 +63,8 @@ impl OpenError {
         let chain = chain(self);
         match self {
             Self::NoTopic => Fault::not_found("topic", "TOPIC_NOT_FOUND", &partition.topic),
+            Self::Owned(owner) => owned(partition, owner),
+            Self::Lost(_) | Self::Stopping => moved(partition),
             Self::Corrupt(_) => {
                 Fault::new(FaultKind::DataLoss, "STATE_CORRUPT", format!("partition {partition} can't be served: {chain}"))
             }

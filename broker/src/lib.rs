@@ -9,6 +9,7 @@ pub mod broker;
 pub mod config;
 pub mod deliver;
 pub mod error;
+pub mod forward;
 pub mod metrics;
 mod ownership;
 pub mod publish;

@@ -16,6 +16,8 @@ pub struct Metrics {
     pub published_batches: Counter,
     /// Batches that made no sense.
     pub refused_batches: Counter,
+    /// Batches and claims handed to the broker that owns their partition.
+    pub forwarded_batches: Counter,
     /// Entries appended to ledgers and confirmed.
     pub confirmed_entries: Counter,
     /// Bytes of their bodies.
@@ -61,6 +63,8 @@ impl Metrics {
         counter("published_bytes", "Bytes of the batches taken from producers", &self.published_bytes);
         counter("published_batches", "Batches taken from producers", &self.published_batches);
         counter("refused_batches", "Batches refused because they made no sense", &self.refused_batches);
+        let help = "Batches and claims handed to the broker that owns their partition";
+        counter("forwarded_batches", help, &self.forwarded_batches);
         counter("confirmed_entries", "Entries confirmed by an ack quorum", &self.confirmed_entries);
         counter("confirmed_bytes", "Bytes of the entries confirmed", &self.confirmed_bytes);
         counter("takeovers", "Partitions taken over", &self.takeovers);

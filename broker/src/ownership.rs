@@ -22,17 +22,16 @@ struct Parts {
 
 impl Claim {
     /// Raises the epoch of the partition: the first step of a takeover (C62). Whoever owned it before is refused from the moment
-    /// its ledgers are fenced. Single-broker for now: a claim is made whoever holds the partition.
+    /// its ledgers are fenced. `current` is the record that was read when it was decided that this is right.
     pub(crate) async fn make(
         metadata: &Metadata,
         right: Right<'_>,
         partition: PartitionId,
+        current: Option<Versioned<Owner>>,
         decider: &Decider,
         address: &str,
     ) -> Result<Self, UpdateError> {
-        let ownership = metadata.ownership();
-        let current = ownership.get(partition).await?;
-        let owner = ownership.claim(partition.index, right, current.as_ref(), decider, address).await?;
+        let owner = metadata.ownership().claim(partition.index, right, current.as_ref(), decider, address).await?;
         let former = current.and_then(|current| current.value.holder).filter(|holder| holder.session != decider.session);
         Ok(Self(Arc::new(Parts { partition, owner, former, decider: decider.clone() })))
     }

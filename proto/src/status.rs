@@ -83,6 +83,21 @@ pub fn explained(status: Status) -> Status {
     Status::with_error_details(code, message.to_owned(), details)
 }
 
+/// A fault that another server told as one item of a stream, as the status of a call.
+pub fn wire_to_status(fault: &v1::Fault) -> Status {
+    let mut details = ErrorDetails::new();
+    let metadata = fault.outcome_unknown.then(|| (OUTCOME_UNKNOWN.to_owned(), "true".to_owned()));
+    details.set_error_info(&fault.reason, DOMAIN, metadata.into_iter().collect::<std::collections::HashMap<_, _>>());
+    if !fault.field.is_empty() {
+        details.add_bad_request_violation(&fault.field, &fault.message);
+    }
+    if let Some(delay) = fault.retry_after_ms {
+        details.set_retry_info(Some(Duration::from_millis(delay)));
+    }
+    let text = if fault.field.is_empty() { fault.message.clone() } else { format!("{}: {}", fault.field, fault.message) };
+    Status::with_error_details(Code::from_i32(fault.code), text, details)
+}
+
 /// A fault as one item of a stream.
 pub fn to_wire(fault: &Fault) -> v1::Fault {
     v1::Fault {

@@ -20,6 +20,7 @@ use tonic::service::Routes;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 use tonic::transport::{Endpoint, Server};
 
+use crate::clock::Clock;
 use crate::tasks::{OnFailure, Tasks};
 
 /// The largest HTTP/2 frame either end sends.
@@ -65,6 +66,13 @@ pub fn endpoint(endpoint: Endpoint) -> Endpoint {
 /// Binds a listener, also where the last one's connections still linger.
 pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
+}
+
+/// Whether the host of `host:port` refuses connections there: nothing listens. `false` when it accepts one, is silent for
+/// `patience`, or can't be found: none of that is a refusal.
+pub async fn is_refused(address: &str, patience: Duration) -> bool {
+    let connected = Clock::system().timeout(patience, TcpStream::connect(address)).await;
+    matches!(connected, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 /// A connection that is counted while it lives.

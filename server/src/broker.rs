@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alluvium_broker::broker::{Broker, StartError, Surroundings};
+use alluvium_broker::forward::ForwardEdge;
 use alluvium_broker::metrics::Metrics;
 use alluvium_ledger::{GrpcConnector, LedgerClient};
 use alluvium_metadata::brokers::IfRegistered;
@@ -183,13 +184,16 @@ async fn start(config: &Config, process: &Process, parts: &Parts, ports: Ports, 
     // Health is answered while the broker waits for what it needs.
     let (internal, internal_health) = ports::internal().await;
     ports::stop_serving(&internal_health).await;
-    net::serve("internal", &parts.connections, ports.internal.listener, ports::explaining(internal), 1);
+    let forwarded = ForwardEdge::new(process.limits);
+    let internal = ports::explaining(internal.add_service(forwarded.service()));
+    net::serve("internal", &parts.connections, ports.internal.listener, internal, settings::threads(config.threads));
     let metadata = cluster::join(&config.metadata, &config.cluster, process, &parts.store, &parts.session).await?;
     let addresses = (
         reached_at(&config.advertise.client, ports.client.address),
         reached_at(&config.advertise.internal, ports.internal.address),
     );
     let broker = register(config, process, parts, &metadata, addresses.clone(), registry).await?;
+    forwarded.serve(broker.clone());
     let (public, public_health) = ports::public(&broker, registry).await?;
     net::serve("clients", &parts.connections, ports.client.listener, public, settings::threads(config.threads));
     ports::serving(&internal_health).await;

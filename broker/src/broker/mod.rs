@@ -4,7 +4,9 @@ mod audit;
 mod changes;
 mod context;
 mod partitions;
+mod placement;
 mod registration;
+mod routes;
 mod subscriptions;
 
 use std::collections::{BTreeMap, HashMap};
@@ -35,9 +37,12 @@ use tokio::sync::{oneshot, watch};
 pub(crate) use context::{Context, Session};
 pub(crate) use partitions::specs_of;
 use partitions::{Opener, Partitions};
+use routes::Remembered;
+pub(crate) use routes::{Route, Scope};
 pub use subscriptions::SubscriptionInfo;
 
 use crate::config::Config;
+use crate::forward::Peers;
 use crate::metrics::Metrics;
 use crate::topic::PartitionHandle;
 use crate::topic::cache::Tails;
@@ -62,7 +67,8 @@ struct Inner {
     opener: Opener,
     topics: Mutex<HashMap<TopicName, (TopicInfo, Mono)>>,
     bookies: watch::Receiver<Live<BookieName, LiveBookie>>,
-    brokers: watch::Receiver<Live<BrokerName, alluvium_metadata::brokers::Broker>>,
+    peers: Peers,
+    remembered: Remembered,
 }
 
 impl fmt::Debug for Broker {
@@ -182,7 +188,15 @@ impl Broker {
         let session = registration::register(&context, &address, if_registered).await.map_err(StartError::Register)?;
         let (session_tx, session) = watch::channel(session);
         let opener = Opener { context: Arc::clone(&context), partitions: Arc::new(Partitions::default()), session };
-        let inner = Inner { context: Arc::clone(&context), opener, topics: Mutex::default(), bookies: bookies.clone(), brokers };
+        let peers = Peers::new(brokers, context.limits, context.home.clone());
+        let inner = Inner {
+            context: Arc::clone(&context),
+            opener,
+            topics: Mutex::default(),
+            bookies: bookies.clone(),
+            peers,
+            remembered: Remembered::default(),
+        };
         let broker = Self(Arc::new(inner));
         let keeper = registration::keep(Arc::clone(&context), address, session_tx);
         context.own_tasks.spawn("broker-session", OnFailure::ShutDown, async move {
@@ -285,7 +299,7 @@ impl Broker {
 
     /// How many brokers live now, by this broker's view of metadata.
     pub fn live_brokers(&self) -> usize {
-        self.0.brokers.borrow().members.len()
+        self.0.peers.live().len()
     }
 
     /// The topic, by a linearizable read the first time and from a short-lived cache later; a fault when there is none.
@@ -315,8 +329,8 @@ impl Broker {
         Ok(info)
     }
 
-    /// The handle of a partition; claims and opens it if this broker does not own it yet. Waits until it can be used.
-    /// Single-broker for now: whatever is asked for is claimed here. Forwarding will hang on this one function.
+    /// The handle of a partition that this broker shall serve; claims and opens it if it does not own it yet. Waits until it can
+    /// be used. A fault (`PARTITION_MOVED`) while another broker owns it; [`Broker::route`] finds out where to ask.
     pub async fn partition(&self, topic: &TopicInfo, index: PartitionIndex) -> Result<PartitionHandle, Fault> {
         self.0.opener.get(topic, index).await
     }

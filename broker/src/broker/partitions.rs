@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use alluvium_metadata::PartitionId;
-use alluvium_metadata::ownership::Right;
+use alluvium_metadata::brokers::Decider;
+use alluvium_metadata::ownership::{OwnerHolder, Right};
 use alluvium_metadata::policies::Policies;
 use alluvium_metadata::topics::Topic;
 use alluvium_metadata::{ReadError, Versioned};
+use alluvium_runtime::net;
 use alluvium_runtime::tasks::OnFailure;
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::{PartitionIndex, TopicId};
@@ -31,6 +33,9 @@ use crate::topic::{PartitionHandle, SubscriptionSpec};
 const OPEN_PATIENCE: Duration = Duration::from_secs(20);
 /// How often a former owner's session is looked for.
 const FORMER_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long an owner that lives may take to accept a connection before its silence counts as no refusal.
+const PROBE: Duration = Duration::from_millis(500);
 
 type Opening = watch::Receiver<Option<Result<PartitionHandle, Fault>>>;
 
@@ -201,7 +206,9 @@ impl Opener {
                 Some(task)
             }
             Err(error) => {
-                self.context.metrics.failed_takeovers.inc();
+                if !matches!(error, OpenError::Owned(_)) {
+                    self.context.metrics.failed_takeovers.inc();
+                }
                 tracing::warn!(partition = %name, error = chain(&error), "a partition could not be taken over");
                 self.partitions.places.lock().remove(&id);
                 done.send_replace(Some(Err(error.to_fault(name))));
@@ -221,8 +228,12 @@ impl Opener {
             return Err(OpenError::Stopping);
         }
         let session = self.session.borrow().clone();
+        let current = context.metadata.ownership().get(id).await?;
+        if let Some(holder) = current.as_ref().and_then(|current| current.value.holder.as_ref()) {
+            self.leave_to(holder, session.decider()).await?;
+        }
         let right = Right::Topic(&topic.name, &topic.record);
-        let claim = Claim::make(&context.metadata, right, id, session.decider(), &context.internal_address).await?;
+        let claim = Claim::make(&context.metadata, right, id, current, session.decider(), &context.internal_address).await?;
         let (policy, replication) = policy_of(context, &topic.name, topic.id).await?.ok_or(OpenError::NoTopic)?;
         let subscriptions = specs_of(context, id).await?;
         if claim.former().is_some() {
@@ -232,6 +243,16 @@ impl Opener {
         let request =
             OpenRequest { name: name.clone(), topic_id: id.topic, claim, session, policy, replication, subscriptions, lease };
         PartitionTask::open(Arc::clone(context), request).await
+    }
+
+    /// A partition is left to an owner that lives, unless its host refuses connections: then it has ended, and if not, the fence
+    /// makes a takeover safe (C62). One that is silent is waited for until its session is gone.
+    async fn leave_to(&self, holder: &OwnerHolder, decider: &Decider) -> Result<(), OpenError> {
+        let is_live = holder.session != decider.session && self.context.metadata.ownership().is_live(holder).await?;
+        if is_live && !net::is_refused(&holder.address, PROBE).await {
+            return Err(OpenError::Owned(holder.broker.clone()));
+        }
+        Ok(())
     }
 
     /// Dispatching waits until a former owner's session is gone for certain (M4).

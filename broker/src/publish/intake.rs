@@ -41,7 +41,7 @@ pub(crate) struct Intake<S> {
 
 /// What a call holds for the message that it is being sent. Among the extensions of its request.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Share(Arc<Mutex<Option<BytesHeld>>>);
+pub(crate) struct Share(Arc<Mutex<Option<BytesHeld>>>);
 
 impl Share {
     /// The message was counted elsewhere, or let go.

@@ -1,5 +1,6 @@
 //! What became of a batch, on its way back to whoever sent it.
 
+use alluvium_proto::v1;
 use alluvium_types::fault::Fault;
 use alluvium_types::ids::{Offset, PartitionIndex};
 use tokio::sync::mpsc;
@@ -36,7 +37,7 @@ pub(crate) struct Receipt {
 }
 
 /// What comes back to a publishing session from the partitions.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Answer {
     /// In the order of each partition's batches.
     Receipts(Vec<Receipt>),
@@ -46,6 +47,18 @@ pub(crate) enum Answer {
         partition: PartitionIndex,
         /// The new claim.
         result: Result<Claimed, Fault>,
+    },
+    /// What an owner at another broker says.
+    Forwarded {
+        /// Which stream to it.
+        upstream: u64,
+        /// What it says.
+        response: v1::publish_stream_response::Response,
+    },
+    /// A stream to another broker ended. Nothing more comes of it.
+    Lost {
+        /// Which.
+        upstream: u64,
     },
 }
 
@@ -76,6 +89,11 @@ impl Answers {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.0.try_send(answer) {
             tracing::error!("a session has more outstanding than it has room for answers");
         }
+    }
+
+    /// Resolves once the session is gone. Cancel safe.
+    pub(crate) async fn gone(&self) {
+        self.0.closed().await;
     }
 
     fn is(&self, other: &Self) -> bool {

@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::intake::Share;
 use super::session::Session;
 use super::{admission, unary};
-use crate::broker::Broker;
+use crate::broker::{Broker, Scope};
 
 /// How long a new stream may take to say what it wants.
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
@@ -41,35 +41,41 @@ impl PublishEdge {
     pub fn new(broker: Broker) -> Self {
         Self { broker, sticky: Arc::default() }
     }
+}
 
-    async fn open<S>(&self, mut requests: S, share: Share) -> Result<Responses, Fault>
-    where
-        S: Stream<Item = Result<v1::PublishStreamRequest, Status>> + Unpin + Send + Sync + 'static,
-    {
-        let first = self.broker.clock().timeout(OPEN_WITHIN, requests.next()).await;
-        share.counted();
-        let Ok(Some(Ok(v1::PublishStreamRequest { request: Some(Asked::Open(open)) }))) = first else {
-            return Err(Fault::invalid("open", "NOT_OPENED", "the first request of a stream opens it"));
-        };
-        let opening = admission::open(&open)?;
-        let topic = self.broker.topic(&opening.topic).await?;
-        let limits = self.broker.limits();
-        let opened = Said::Opened(v1::PublishOpened {
-            protocol_version: PROTOCOL_VERSION,
-            partitions: topic.partitions,
-            message_bytes_max: limits.message_bytes_max() as u64,
-            batch_bytes_max: limits.batch_bytes_max() as u64,
-        });
-        let (responses, rx) = mpsc::channel(QUEUED_MAX);
-        let first = v1::PublishStreamResponse { response: Some(opened) };
-        responses.try_send(Ok(first)).map_err(|_| Fault::new(FaultKind::Internal, "INTERNAL", "a new queue has no room"))?;
-        let session = Session { broker: self.broker.clone(), topic, opening, requests, share, responses };
-        self.broker.tasks().spawn("publish", OnFailure::Log, async move {
-            session.run().await;
-            Ok::<(), Fault>(())
-        });
-        Ok(Box::pin(ReceiverStream::new(rx)))
-    }
+/// Opens a stream by its first request. What it asks for is served as far as `scope` goes.
+pub(crate) async fn open<S>(
+    broker: &Broker,
+    scope: Scope,
+    mut requests: S,
+    share: Share,
+) -> Result<ReceiverStream<Result<v1::PublishStreamResponse, Status>>, Fault>
+where
+    S: Stream<Item = Result<v1::PublishStreamRequest, Status>> + Unpin + Send + Sync + 'static,
+{
+    let first = broker.clock().timeout(OPEN_WITHIN, requests.next()).await;
+    share.counted();
+    let Ok(Some(Ok(v1::PublishStreamRequest { request: Some(Asked::Open(open)) }))) = first else {
+        return Err(Fault::invalid("open", "NOT_OPENED", "the first request of a stream opens it"));
+    };
+    let opening = admission::open(&open)?;
+    let topic = broker.topic(&opening.topic).await?;
+    let limits = broker.limits();
+    let opened = Said::Opened(v1::PublishOpened {
+        protocol_version: PROTOCOL_VERSION,
+        partitions: topic.partitions,
+        message_bytes_max: limits.message_bytes_max() as u64,
+        batch_bytes_max: limits.batch_bytes_max() as u64,
+    });
+    let (responses, rx) = mpsc::channel(QUEUED_MAX);
+    let first = v1::PublishStreamResponse { response: Some(opened) };
+    responses.try_send(Ok(first)).map_err(|_| Fault::new(FaultKind::Internal, "INTERNAL", "a new queue has no room"))?;
+    let session = Session { broker: broker.clone(), scope, topic, opening, open, requests, share, responses };
+    broker.tasks().spawn("publish", OnFailure::Log, async move {
+        session.run().await;
+        Ok::<(), Fault>(())
+    });
+    Ok(ReceiverStream::new(rx))
 }
 
 /// The responses of a stream, as the transport wants them.
@@ -84,7 +90,7 @@ impl PublishService for PublishEdge {
         // The messages are here until the call is answered, and so is what they hold.
         let _share = request.extensions().get::<Share>().cloned();
         let published = unary::publish(&self.broker, request.into_inner(), sticky).await;
-        published.map(Response::new).map_err(|fault| to_status(&fault))
+        published.map(Response::new).map_err(Status::from)
     }
 
     async fn publish_stream(
@@ -92,6 +98,7 @@ impl PublishService for PublishEdge {
         request: Request<Streaming<v1::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let share = request.extensions().get::<Share>().cloned().unwrap_or_default();
-        self.open(request.into_inner(), share).await.map(Response::new).map_err(|fault| to_status(&fault))
+        let opened = open(&self.broker, Scope::Cluster, request.into_inner(), share).await;
+        opened.map(|responses| Response::new(Box::pin(responses) as Responses)).map_err(|fault| to_status(&fault))
     }
 }

@@ -1,25 +1,34 @@
-//! One publish stream: requests to the partitions, receipts back, both bounded.
+//! One publish stream: requests to the partitions, receipts back, both bounded. Each partition has a lane of its own, so that
+//! one whose owner is being found holds up no other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use alluvium_proto::status::{to_status, to_wire};
 use alluvium_proto::v1;
 use alluvium_proto::v1::publish_stream_request::Request;
 use alluvium_proto::v1::publish_stream_response::Response;
+use alluvium_runtime::backoff::Backoff;
+use alluvium_runtime::budget::BytesHeld;
 use alluvium_types::entry::ProducerStamp;
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::PartitionIndex;
-use futures::{Stream, StreamExt};
+use alluvium_types::time::Mono;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, Stream, StreamExt};
 use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::admission::{self, Opening};
 use super::intake::Share;
+use super::lane::{Answered, Item, Lane, Outcome, Verdict};
 use super::receipt::{Answer, Answers, Claimed, Receipt, Stored, Ticket};
-use crate::broker::{Broker, TopicInfo};
+use super::upstream::{Upstream, Upstreams};
+use crate::broker::{Broker, Route, Scope, TopicInfo};
 use crate::topic::PartitionHandle;
 use crate::topic::command::PublishCommand;
+use crate::topic::handle::is_moved;
 
 /// Batches and claims of one stream without an answer. Past it the stream is not read: HTTP/2 holds the client back.
 const OUTSTANDING_MAX: usize = 4096;
@@ -27,23 +36,54 @@ const OUTSTANDING_MAX: usize = 4096;
 const LAST_RECEIPTS: Duration = Duration::from_secs(30);
 /// How long the last word of a stream waits for room.
 const LAST_WORD: Duration = Duration::from_secs(1);
+/// How long a partition's owners may come and go without any of them answering, before the client is told.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Between attempts to find an owner that answers: at least, and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
 
 /// A publish stream, opened.
-pub(super) struct Session<S> {
+pub(crate) struct Session<S> {
     pub(super) broker: Broker,
+    /// Whether its partitions may be anywhere, or must be here.
+    pub(super) scope: Scope,
     pub(super) topic: TopicInfo,
     pub(super) opening: Opening,
+    /// What opens it at other brokers.
+    pub(super) open: v1::PublishOpen,
     pub(super) requests: S,
     /// What the message that was received last holds until it is counted.
     pub(super) share: Share,
     pub(super) responses: mpsc::Sender<Result<v1::PublishStreamResponse, Status>>,
 }
 
-/// Its end of the partitions.
+/// What is sent on: to a partition of this broker, or of another one.
+#[derive(Clone, Debug)]
+enum Way {
+    Here(PartitionHandle),
+    There(Upstream),
+}
+
+type Found = (PartitionIndex, Result<Route, Fault>);
+
+/// A batch, and its memory while this session holds it: until it is handed to the owner here, or answered by one elsewhere.
+#[derive(Debug)]
+pub(super) struct Parked {
+    pub(super) batch: v1::PublishBatch,
+    held: Option<BytesHeld>,
+}
+
+/// Its partitions, and what they answer.
 struct Partitions {
-    handles: BTreeMap<PartitionIndex, PartitionHandle>,
+    lanes: BTreeMap<PartitionIndex, (Lane<Parked, Way>, Backoff)>,
+    /// Those that may have something to send on, or an owner to look for.
+    touched: BTreeSet<PartitionIndex>,
+    upstreams: Upstreams,
     answers: Answers,
     outstanding: usize,
+    finding: FuturesUnordered<BoxFuture<'static, Found>>,
+    /// What the client is to be told next.
+    receipts: Vec<v1::PublishReceipt>,
+    claims: Vec<v1::PublishClaimed>,
 }
 
 impl<S> Session<S>
@@ -51,16 +91,32 @@ where
     S: Stream<Item = Result<v1::PublishStreamRequest, Status>> + Unpin + Send + Sync,
 {
     /// Runs until the client ends it, the broker stops, or a request makes no sense. What was sent on is answered first.
-    pub(super) async fn run(mut self) {
-        let (answers, mut heard) = Answers::channel(OUTSTANDING_MAX);
-        let mut partitions = Partitions { handles: BTreeMap::new(), answers, outstanding: 0 };
+    pub(crate) async fn run(mut self) {
+        // Each upstream says once more that it is lost.
+        let (answers, mut heard) = Answers::channel(2 * OUTSTANDING_MAX);
+        let mut partitions = Partitions {
+            lanes: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            upstreams: Upstreams::new(self.broker.clone(), self.open.clone(), answers.clone()),
+            answers,
+            outstanding: 0,
+            finding: FuturesUnordered::new(),
+            receipts: Vec::new(),
+            claims: Vec::new(),
+        };
         let ended = self.serve(&mut partitions, &mut heard).await;
         // What was sent on has its answer, even though no more is taken.
         let clock = self.broker.clock().clone();
         let rest = async {
             while partitions.outstanding > 0 {
-                let Some(answer) = heard.recv().await else { return };
-                if !self.tell(answer, &mut partitions, &mut heard).await {
+                tokio::select! {
+                    biased;
+                    Some(answer) = heard.recv() => self.hear(answer, &mut partitions, &mut heard),
+                    Some(found) = partitions.finding.next() => self.found(found, &mut partitions),
+                    else => return,
+                }
+                self.send_on(&mut partitions).await;
+                if !self.tell(&mut partitions).await {
                     return;
                 }
             }
@@ -83,149 +139,255 @@ where
                 () = tasks.stopping() => {
                     return Err(Fault::new(FaultKind::Unavailable, "STOPPING", "the broker is stopping; connect again"));
                 }
-                Some(answer) = heard.recv() => {
-                    if !self.tell(answer, partitions, heard).await {
-                        return Ok(());
-                    }
-                }
+                Some(answer) = heard.recv() => self.hear(answer, partitions, heard),
+                Some(found) = partitions.finding.next(), if !partitions.finding.is_empty() => self.found(found, partitions),
                 request = self.requests.next(), if !full => match request {
                     None | Some(Err(_)) => return Ok(()),
-                    Some(Ok(request)) => {
-                        self.take(request, partitions).await?;
-                        self.share.counted();
-                    }
+                    Some(Ok(request)) => self.take(request, partitions).await?,
                 },
             }
+            self.send_on(partitions).await;
+            self.share.counted();
+            if !self.tell(partitions).await {
+                return Ok(());
+            }
         }
     }
 
-    /// Sends one request on. An error ends the stream: the request is of no known kind.
-    async fn take(&self, request: v1::PublishStreamRequest, partitions: &mut Partitions) -> Result<(), Fault> {
-        match request.request {
+    /// Takes one request in. An error ends the stream: the request is of no known kind.
+    async fn take(&mut self, request: v1::PublishStreamRequest, partitions: &mut Partitions) -> Result<(), Fault> {
+        let (index, item) = match request.request {
             Some(Request::Batch(batch)) => {
-                self.batch(batch, partitions).await;
-                Ok(())
-            }
-            Some(Request::Claim(claim)) => {
-                self.claim(&claim, partitions).await;
-                Ok(())
-            }
-            Some(Request::Open(_)) => Err(Fault::invalid("open", "OPENED_TWICE", "a stream is opened once")),
-            None => Err(Fault::invalid("request", "MISSING", "the request is of no kind that this server knows")),
-        }
-    }
-
-    async fn batch(&self, request: v1::PublishBatch, partitions: &mut Partitions) {
-        let index = PartitionIndex::new(request.partition);
-        let ticket =
-            Ticket { answers: partitions.answers.clone(), id: request.id, partition: index, guarantee: self.opening.guarantee };
-        let stamp = self.opening.producer.clone().map(|name| ProducerStamp { name, epoch: request.producer_epoch });
-        let admitted = match request.batch {
-            None => Err(Fault::invalid("batch", "MISSING", "there is no batch in the request")),
-            Some(batch) => {
-                let held = self.broker.publish_budget().take(batch.blob.len()).await;
+                let held = self.broker.publish_budget().take(batch.batch.as_ref().map_or(0, |b| b.blob.len())).await;
                 self.share.counted();
-                admission::batch(batch, stamp, self.broker.limits(), held)
+                (PartitionIndex::new(batch.partition), Item::Batch(batch.id, Parked { batch, held: Some(held) }))
             }
+            Some(Request::Claim(claim)) => (PartitionIndex::new(claim.partition), Item::Claim(claim.last_epoch)),
+            Some(Request::Open(_)) => return Err(Fault::invalid("open", "OPENED_TWICE", "a stream is opened once")),
+            None => return Err(Fault::invalid("request", "MISSING", "the request is of no kind that this server knows")),
         };
         partitions.outstanding += 1;
-        let refuse = |fault| {
-            let receipt = Receipt { id: request.id, partition: index, result: Err(fault) };
-            partitions.answers.tell(Answer::Receipts(vec![receipt]));
-        };
-        match self.handle(index, &mut partitions.handles).await {
-            Err(fault) => refuse(fault),
-            Ok(handle) => {
-                if handle.publishes().send(PublishCommand::Batch(ticket, admitted)).await.is_err() {
-                    refuse(crate::topic::handle::moved(handle.name()));
+        if let Err(fault) = self.admit(index, &item).await {
+            partitions.refuse(index, &item, &fault);
+            return Ok(());
+        }
+        let named = self.opening.producer.is_some();
+        partitions.lanes.entry(index).or_insert_with(|| (Lane::new(named), self.again())).0.push(item);
+        partitions.touched.insert(index);
+        Ok(())
+    }
+
+    fn again(&self) -> Backoff {
+        Backoff::new(AGAIN.0, AGAIN.1, self.broker.entropy().clone())
+    }
+
+    /// What can be refused without asking the partition's owner.
+    async fn admit(&mut self, index: PartitionIndex, item: &Item<Parked>) -> Result<(), Fault> {
+        if index.get() >= self.topic.partitions {
+            // It may have been given more since. Its record is believed for a while, whoever asks, so that this is cheap.
+            let now = self.broker.topic(&self.topic.name).await?;
+            if now.id == self.topic.id {
+                self.topic = now;
+            }
+        }
+        if index.get() >= self.topic.partitions {
+            return Err(admission::no_partition(index.get(), &self.topic.name, self.topic.partitions));
+        }
+        match item {
+            Item::Batch(_, parked) if parked.batch.batch.is_none() => {
+                Err(Fault::invalid("batch", "MISSING", "there is no batch in the request"))
+            }
+            Item::Claim(_) if self.opening.producer.is_none() => {
+                let text = "a stream that was opened without a producer's name claims none";
+                Err(Fault::invalid("producer", "NO_PRODUCER", text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends on what can be sent on, and looks for owners where there are none.
+    async fn send_on(&self, partitions: &mut Partitions) {
+        for index in std::mem::take(&mut partitions.touched) {
+            let Some((lane, again)) = partitions.lanes.get_mut(&index) else { continue };
+            while let Some((way, item)) = lane.next() {
+                let sent = match way {
+                    Way::Here(handle) => self.send_here(index, handle, item, &partitions.answers).await,
+                    Way::There(upstream) => upstream.send(index, item).await,
+                };
+                if !sent {
+                    lane.unsent(self.broker.clock().mono());
                 }
+            }
+            if lane.seeks() {
+                let pause = lane.failing_since().map(|_| again.delay());
+                partitions.finding.push(self.find(index, pause));
             }
         }
     }
 
-    async fn claim(&self, request: &v1::PublishClaim, partitions: &mut Partitions) {
-        let index = PartitionIndex::new(request.partition);
-        partitions.outstanding += 1;
-        let refuse = |fault| partitions.answers.tell(Answer::Claimed { partition: index, result: Err(fault) });
-        let Some(name) = self.opening.producer.clone() else {
-            return refuse(Fault::invalid(
-                "producer",
-                "NO_PRODUCER",
-                "a stream that was opened without a producer's name claims none",
-            ));
-        };
-        let claim =
-            PublishCommand::Claim { answers: partitions.answers.clone(), partition: index, name, last_epoch: request.last_epoch };
-        match self.handle(index, &mut partitions.handles).await {
-            Err(fault) => refuse(fault),
-            Ok(handle) => {
-                if handle.publishes().send(claim).await.is_err() {
-                    refuse(crate::topic::handle::moved(handle.name()));
-                }
-            }
-        }
-    }
-
-    /// The partition's handle; looked up anew when its owner task has ended.
-    async fn handle(
+    async fn send_here(
         &self,
         index: PartitionIndex,
-        handles: &mut BTreeMap<PartitionIndex, PartitionHandle>,
-    ) -> Result<PartitionHandle, Fault> {
-        if let Some(handle) = handles.get(&index).filter(|h| !h.is_over()) {
-            return Ok(handle.clone());
-        }
-        let handle = if index.get() < self.topic.partitions {
-            self.broker.partition(&self.topic, index).await?
-        } else {
-            self.broker.partition(&self.grown(index).await?, index).await?
+        handle: &PartitionHandle,
+        item: &mut Item<Parked>,
+        answers: &Answers,
+    ) -> bool {
+        let command = match item {
+            Item::Batch(id, parked) => {
+                let ticket = Ticket { answers: answers.clone(), id: *id, partition: index, guarantee: self.opening.guarantee };
+                let (epoch, batch) = (parked.batch.producer_epoch, parked.batch.batch.clone().unwrap_or_default());
+                let stamp = self.opening.producer.clone().map(|name| ProducerStamp { name, epoch });
+                let held = match parked.held.take() {
+                    Some(held) => held,
+                    // It goes again.
+                    None => self.broker.publish_budget().take(batch.blob.len()).await,
+                };
+                PublishCommand::Batch(ticket, admission::batch(batch, stamp, self.broker.limits(), held))
+            }
+            Item::Claim(last_epoch) => {
+                let Some(name) = self.opening.producer.clone() else { return true };
+                PublishCommand::Claim { answers: answers.clone(), partition: index, name, last_epoch: *last_epoch }
+            }
         };
-        handles.insert(index, handle.clone());
-        Ok(handle)
+        handle.publishes().send(command).await.is_ok()
     }
 
-    /// The topic as it is now, for a partition that it didn't have when the stream was opened.
-    async fn grown(&self, index: PartitionIndex) -> Result<TopicInfo, Fault> {
-        let now = self.broker.topic(&self.topic.name).await?;
-        if now.id != self.topic.id {
-            // What was opened is deleted; that another has its name now is no concern of this stream.
-            return Err(Fault::not_found("topic", "TOPIC_NOT_FOUND", &self.topic.name));
-        }
-        if index.get() >= now.partitions {
-            return Err(admission::no_partition(index.get(), &now.name, now.partitions));
-        }
-        Ok(now)
+    fn find(&self, index: PartitionIndex, pause: Option<Duration>) -> BoxFuture<'static, Found> {
+        let (broker, topic, scope) = (self.broker.clone(), self.topic.clone(), self.scope);
+        let find = async move {
+            if let Some(pause) = pause {
+                broker.clock().sleep(pause).await;
+            }
+            (index, broker.route(&topic, index, scope).await)
+        };
+        find.boxed()
     }
 
-    /// Sends an answer and whatever else came meanwhile; `false` when the client has gone.
-    async fn tell(&self, answer: Answer, partitions: &mut Partitions, heard: &mut mpsc::Receiver<Answer>) -> bool {
-        let mut receipts = Vec::new();
+    fn found(&self, (index, found): Found, partitions: &mut Partitions) {
+        let Some((lane, _)) = partitions.lanes.get_mut(&index) else { return };
+        partitions.touched.insert(index);
+        match found {
+            Ok(Route::Here(handle)) => lane.found(Way::Here(handle)),
+            Ok(Route::There(peer)) => lane.found(Way::There(partitions.upstreams.to(&peer))),
+            Err(fault) => {
+                for item in lane.give_up() {
+                    partitions.refuse(index, &item, &fault);
+                }
+            }
+        }
+    }
+
+    /// Takes an answer, and whatever else came meanwhile.
+    fn hear(&self, answer: Answer, partitions: &mut Partitions, heard: &mut mpsc::Receiver<Answer>) {
+        let now = self.broker.clock().mono();
         let mut next = Some(answer);
         while let Some(answer) = next {
             match answer {
-                Answer::Receipts(more) => {
-                    partitions.outstanding -= more.len();
-                    receipts.extend(more.into_iter().map(receipt));
-                }
-                Answer::Claimed { partition, result } => {
-                    partitions.outstanding -= 1;
-                    let before = std::mem::take(&mut receipts);
-                    if !self.send_receipts(before).await || !self.send(Response::Claimed(claimed(partition, result))).await {
-                        return false;
-                    }
-                }
+                Answer::Receipts(more) => more.into_iter().for_each(|r| self.on_receipt(receipt(r), now, partitions)),
+                Answer::Claimed { partition, result } => self.on_claimed(claimed(partition, result), now, partitions),
+                Answer::Forwarded { upstream, response } if partitions.upstreams.stands(upstream) => match response {
+                    Response::Receipts(more) => more.receipts.into_iter().for_each(|r| self.on_receipt(r, now, partitions)),
+                    Response::Claimed(claimed) => self.on_claimed(claimed, now, partitions),
+                    Response::Opened(_) => {}
+                },
+                Answer::Forwarded { .. } => {}
+                Answer::Lost { upstream } => self.on_lost(upstream, now, partitions),
             }
             next = heard.try_recv().ok();
         }
-        self.send_receipts(receipts).await
     }
 
-    async fn send_receipts(&self, receipts: Vec<v1::PublishReceipt>) -> bool {
-        receipts.is_empty() || self.send(Response::Receipts(v1::PublishReceipts { receipts })).await
+    fn on_receipt(&self, receipt: v1::PublishReceipt, now: Mono, partitions: &mut Partitions) {
+        let index = PartitionIndex::new(receipt.partition);
+        match self.verdict(index, Answered::Batch(receipt.id), receipt.fault.as_ref(), now, partitions) {
+            Verdict::Tell => {
+                partitions.outstanding -= 1;
+                partitions.receipts.push(receipt);
+            }
+            Verdict::Keep | Verdict::Ignore => {}
+        }
+    }
+
+    fn on_claimed(&self, claimed: v1::PublishClaimed, now: Mono, partitions: &mut Partitions) {
+        let index = PartitionIndex::new(claimed.partition);
+        match self.verdict(index, Answered::Claim, claimed.fault.as_ref(), now, partitions) {
+            Verdict::Tell => {
+                partitions.outstanding -= 1;
+                partitions.claims.push(claimed);
+            }
+            Verdict::Keep | Verdict::Ignore => {}
+        }
+    }
+
+    fn verdict(
+        &self,
+        index: PartitionIndex,
+        answer: Answered,
+        fault: Option<&v1::Fault>,
+        now: Mono,
+        partitions: &mut Partitions,
+    ) -> Verdict {
+        let Some((lane, again)) = partitions.lanes.get_mut(&index) else { return Verdict::Ignore };
+        let patient = self.scope == Scope::Cluster && lane.failing_since().is_none_or(|since| now.since(since) < PATIENCE);
+        let outcome = match fault.filter(|fault| patient && is_moved(&fault.reason)) {
+            None => Outcome::Final,
+            Some(fault) if fault.outcome_unknown => Outcome::Unknown,
+            Some(_) => Outcome::Moved,
+        };
+        if outcome == Outcome::Final {
+            again.reset();
+        } else {
+            self.broker.moved(self.topic.id, index);
+            partitions.touched.insert(index);
+        }
+        lane.answered(answer, outcome, now)
+    }
+
+    fn on_lost(&self, upstream: u64, now: Mono, partitions: &mut Partitions) {
+        partitions.upstreams.lost(upstream);
+        let mut told = Vec::new();
+        for (index, (lane, _)) in &mut partitions.lanes {
+            if matches!(lane.asked(), Some(Way::There(there)) if there.number() == upstream) {
+                self.broker.moved(self.topic.id, *index);
+                partitions.touched.insert(*index);
+                told.extend(lane.lost(now).into_iter().map(|item| (*index, item)));
+            }
+        }
+        for (index, item) in told {
+            let text = format!("the owner of partition {index} of {} is gone; it may or may not be stored", self.topic.name);
+            partitions.refuse(index, &item, &Fault::new(FaultKind::OutcomeUnknown, "OWNERSHIP_LOST", text));
+        }
+    }
+
+    /// Tells the client what there is to tell; `false` when it has gone.
+    async fn tell(&self, partitions: &mut Partitions) -> bool {
+        let receipts = std::mem::take(&mut partitions.receipts);
+        if !receipts.is_empty() && !self.send(Response::Receipts(v1::PublishReceipts { receipts })).await {
+            return false;
+        }
+        for claimed in std::mem::take(&mut partitions.claims) {
+            if !self.send(Response::Claimed(claimed)).await {
+                return false;
+            }
+        }
+        true
     }
 
     async fn send(&self, response: Response) -> bool {
         self.responses.send(Ok(v1::PublishStreamResponse { response: Some(response) })).await.is_ok()
+    }
+}
+
+impl Partitions {
+    /// Answers a request with a fault.
+    fn refuse(&mut self, index: PartitionIndex, item: &Item<Parked>, fault: &Fault) {
+        self.outstanding -= 1;
+        match item {
+            Item::Batch(id, _) => {
+                self.receipts.push(receipt(Receipt { id: *id, partition: index, result: Err(fault.clone()) }));
+            }
+            Item::Claim(_) => self.claims.push(claimed(index, Err(fault.clone()))),
+        }
     }
 }
 

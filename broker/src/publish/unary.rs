@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use alluvium_proto::batch::{self, BatchBuilder};
-use alluvium_proto::v1;
+use alluvium_proto::status::{to_status, wire_to_status};
+use alluvium_proto::v1::publish_stream_request::Request as Asked;
+use alluvium_proto::v1::publish_stream_response::Response as Said;
+use alluvium_proto::{PROTOCOL_VERSION, v1};
 use alluvium_types::batch::Codec;
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::PartitionIndex;
@@ -12,12 +15,14 @@ use alluvium_types::key_hash::partition_of;
 use alluvium_types::limits::{BATCH_MESSAGES_MAX, Limits};
 use alluvium_types::names::TopicName;
 use alluvium_types::time::Timestamp;
+use futures::stream;
 use tokio::sync::mpsc;
+use tonic::Status;
 
 use super::admission;
-use super::receipt::{Answer, Answers, Receipt, Ticket};
-use crate::broker::Broker;
-use crate::topic::command::PublishCommand;
+use super::intake::Share;
+use super::session::Session;
+use crate::broker::{Broker, Scope};
 
 /// The most messages of a call.
 const MESSAGES_MAX: usize = 10_000;
@@ -33,20 +38,19 @@ struct Parcel {
 }
 
 /// Publishes the messages of a call. `sticky` is where keyless ones go this time.
-pub(super) async fn publish(broker: &Broker, request: v1::PublishRequest, sticky: u32) -> Result<v1::PublishResponse, Fault> {
+pub(super) async fn publish(broker: &Broker, request: v1::PublishRequest, sticky: u32) -> Result<v1::PublishResponse, Refused> {
     let name = TopicName::parse(&request.topic)?;
-    let guarantee = admission::guarantee(request.guarantee)?;
     let limits = broker.limits();
     if request.messages.is_empty() || request.messages.len() > MESSAGES_MAX {
         let text = format!("a call carries 1 to {MESSAGES_MAX} messages, this one {}", request.messages.len());
-        return Err(Fault::invalid("messages", "MESSAGE_COUNT", text));
+        return Err(Fault::invalid("messages", "MESSAGE_COUNT", text).into());
     }
     for message in &request.messages {
         batch::check_message(message, limits).map_err(admission::refused)?;
     }
     let topic = broker.topic(&name).await?;
     if let Some(partition) = request.partition.filter(|p| *p >= topic.partitions) {
-        return Err(admission::no_partition(partition, &name, topic.partitions));
+        return Err(admission::no_partition(partition, &name, topic.partitions).into());
     }
     let chosen = |message: &v1::Message| match (request.partition, &message.key) {
         (Some(partition), _) => PartitionIndex::new(partition),
@@ -55,50 +59,100 @@ pub(super) async fn publish(broker: &Broker, request: v1::PublishRequest, sticky
     };
     let parcels = parcels(&request.messages, chosen, limits, broker.clock().wall());
 
-    let (answers, mut heard) = Answers::channel(parcels.len());
-    for (id, parcel) in parcels.iter().enumerate() {
-        let held = broker.publish_budget().take(parcel.batch.blob.len()).await;
-        let admitted = admission::batch(parcel.batch.clone(), None, limits, held);
-        let ticket = Ticket { answers: answers.clone(), id: id as u64, partition: parcel.partition, guarantee };
-        let handle = broker.partition(&topic, parcel.partition).await?;
-        let sent = handle.publishes().send(PublishCommand::Batch(ticket, admitted)).await;
-        sent.map_err(|_| crate::topic::handle::moved(handle.name()))?;
-    }
-    drop(answers);
-    let collected = broker.clock().timeout(PATIENCE, collect(&mut heard, &parcels, request.messages.len())).await;
-    collected.unwrap_or_else(|_| {
+    let batch = |(id, parcel): (u64, &Parcel)| {
+        let (partition, batch) = (parcel.partition.get(), Some(parcel.batch.clone()));
+        let batch = v1::PublishBatch { id, partition, producer_epoch: 0, batch };
+        Ok(v1::PublishStreamRequest { request: Some(Asked::Batch(batch)) })
+    };
+    let requests: Vec<Result<v1::PublishStreamRequest, Status>> = (0..).zip(&parcels).map(batch).collect();
+    let open = v1::PublishOpen {
+        hello: Some(v1::Hello { protocol_version: PROTOCOL_VERSION, client: String::new() }),
+        topic: request.topic,
+        guarantee: request.guarantee,
+        producer: String::new(),
+    };
+    let opening = admission::open(&open)?;
+    let (responses, mut heard) = mpsc::channel(1);
+    let (broker_here, share) = (broker.clone(), Share::default());
+    let session = Session {
+        broker: broker_here,
+        scope: Scope::Cluster,
+        topic,
+        opening,
+        open,
+        requests: stream::iter(requests),
+        share,
+        responses,
+    };
+    let published = async {
+        let ((), answered) = tokio::join!(session.run(), collect(&mut heard, &parcels, request.messages.len()));
+        answered
+    };
+    broker.clock().timeout(PATIENCE, published).await.unwrap_or_else(|_| {
         let text = "the storage has not confirmed the messages yet; they may be stored";
-        Err(Fault::new(FaultKind::OutcomeUnknown, "NOT_CONFIRMED", text))
+        Err(Refused::Here(Fault::new(FaultKind::OutcomeUnknown, "NOT_CONFIRMED", text)))
     })
 }
 
-/// Waits for the receipts of all parcels.
-async fn collect(heard: &mut mpsc::Receiver<Answer>, parcels: &[Parcel], messages: usize) -> Result<v1::PublishResponse, Fault> {
-    let mut ids = vec![v1::MessageId::default(); messages];
-    let mut outstanding = parcels.len();
-    while outstanding > 0 {
-        let answer = heard.recv().await.ok_or_else(lost)?;
-        let Answer::Receipts(receipts) = answer else { continue };
-        outstanding -= receipts.len();
-        for receipt in receipts {
-            place(&receipt, parcels, &mut ids)?;
-        }
-    }
-    Ok(v1::PublishResponse { ids })
+/// Why a call is refused: in the words of this broker, or of another one that was asked.
+#[derive(Debug)]
+pub(super) enum Refused {
+    Here(Fault),
+    There(v1::Fault),
 }
 
-/// The partition's task ended with the batches in its hands.
+impl<F: Into<Fault>> From<F> for Refused {
+    fn from(fault: F) -> Self {
+        Self::Here(fault.into())
+    }
+}
+
+impl From<Refused> for Status {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Here(fault) => to_status(&fault),
+            Refused::There(fault) => wire_to_status(&fault),
+        }
+    }
+}
+
+/// Waits for the receipts of all parcels.
+async fn collect(
+    heard: &mut mpsc::Receiver<Result<v1::PublishStreamResponse, Status>>,
+    parcels: &[Parcel],
+    messages: usize,
+) -> Result<v1::PublishResponse, Refused> {
+    let mut ids = vec![v1::MessageId::default(); messages];
+    let (mut outstanding, mut refused) = (parcels.len(), None);
+    while outstanding > 0 {
+        let Some(Ok(v1::PublishStreamResponse { response })) = heard.recv().await else { return Err(lost().into()) };
+        let Some(Said::Receipts(more)) = response else { continue };
+        outstanding -= more.receipts.len();
+        for receipt in more.receipts {
+            match place(&receipt, parcels, &mut ids) {
+                Ok(()) => {}
+                // The session ends once all are answered; the first reason is told.
+                Err(reason) => refused = refused.or(Some(reason)),
+            }
+        }
+    }
+    refused.map_or(Ok(v1::PublishResponse { ids }), Err)
+}
+
+/// The session ended with batches in its hands: the broker is stopping.
 fn lost() -> Fault {
-    let text = "the partition changed its owner before the messages were confirmed; they may be stored";
+    let text = "the broker stopped before the messages were confirmed; they may be stored";
     Fault::new(FaultKind::OutcomeUnknown, "OUTCOME_UNKNOWN", text)
 }
 
-fn place(receipt: &Receipt, parcels: &[Parcel], ids: &mut [v1::MessageId]) -> Result<(), Fault> {
-    let stored = receipt.result.clone()?;
+fn place(receipt: &v1::PublishReceipt, parcels: &[Parcel], ids: &mut [v1::MessageId]) -> Result<(), Refused> {
+    if let Some(fault) = &receipt.fault {
+        return Err(Refused::There(fault.clone()));
+    }
     let number = usize::try_from(receipt.id).unwrap_or(usize::MAX);
     let parcel = parcels.get(number).ok_or_else(lost)?;
     for (step, member) in (0_u64..).zip(&parcel.members) {
-        ids[*member] = v1::MessageId { partition: receipt.partition.get(), offset: stored.first_offset.get() + step };
+        ids[*member] = v1::MessageId { partition: receipt.partition, offset: receipt.first_offset + step };
     }
     Ok(())
 }

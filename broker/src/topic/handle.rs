@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::{Epoch, Offset, Revision, TopicId};
-use alluvium_types::names::{PartitionName, SubscriptionName};
+use alluvium_types::names::{BrokerName, PartitionName, SubscriptionName};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::bounds::{Bounds, OpenSegment};
@@ -38,9 +38,24 @@ pub(crate) struct Parts {
     pub(crate) lease: DispatchLease,
 }
 
+/// The reason of the faults of a partition that somebody else owns, or will own.
+const MOVED: &str = "PARTITION_MOVED";
+/// The reason when it may have taken effect.
+pub(crate) const OWNERSHIP_LOST: &str = "OWNERSHIP_LOST";
+
 /// The fault of a partition that this broker no longer owns. Nothing of the call took effect.
 pub(crate) fn moved(name: &PartitionName) -> Fault {
-    Fault::new(FaultKind::Unavailable, "PARTITION_MOVED", format!("partition {name} is changing its owner; try again"))
+    Fault::new(FaultKind::Unavailable, MOVED, format!("partition {name} is changing its owner; try again"))
+}
+
+/// The fault of a partition that another broker owns. Nothing of the call took effect.
+pub(crate) fn owned(name: &PartitionName, owner: &BrokerName) -> Fault {
+    Fault::new(FaultKind::Unavailable, MOVED, format!("partition {name} is owned by {owner}; try again"))
+}
+
+/// Whether a fault says that the partition's owner is another one, or will be: whoever looks for it again finds it.
+pub(crate) fn is_moved(reason: &str) -> bool {
+    reason == MOVED || reason == OWNERSHIP_LOST
 }
 
 impl PartitionHandle {

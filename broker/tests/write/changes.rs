@@ -28,8 +28,9 @@ async fn loaded(node: &Node) -> PartitionHandle {
     node.broker.loaded(topic.id, PartitionIndex::new(0)).expect("it has it loaded")
 }
 
-/// 40 messages of 100 kB, three segments and the open one: its broker has loaded the partition then.
+/// 40 messages of 100 kB, three segments and the open one, in a partition that this broker owns.
 async fn fill(node: &Node) {
+    node.read(0, 0).await;
     let mut stream = node.open(Guarantee::Quorum, "").await;
     for n in 0..40 {
         stream.send(n, 0, 0, batch(0, &[&"x".repeat(100_000)])).await;

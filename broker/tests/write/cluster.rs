@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use alluvium_broker::broker::{Broker, Surroundings};
 use alluvium_broker::config::Config;
+use alluvium_broker::forward::ForwardEdge;
 use alluvium_broker::metrics::Metrics;
 use alluvium_broker::server;
 use alluvium_ledger::LedgerClient;
@@ -94,6 +95,15 @@ impl Cluster {
     }
 
     pub(crate) async fn named(&self, name: &str, config: Config) -> Node {
+        self.start_node(name, config, true).await
+    }
+
+    /// One whose host refuses the connections of other brokers, as if it had ended.
+    pub(crate) async fn hidden(&self, name: &str, config: Config) -> Node {
+        self.start_node(name, config, false).await
+    }
+
+    async fn start_node(&self, name: &str, config: Config, reachable: bool) -> Node {
         let (tasks, _) = Tasks::new();
         let (clock, entropy) = (Clock::system(), Entropy::from_os());
         let connector = Arc::new(Direct(self.bookies.clone()));
@@ -104,14 +114,17 @@ impl Cluster {
             .await
             .expect("started");
         let listener = net::bind("127.0.0.1:0".parse().expect("valid")).await.expect("bound");
-        let address = format!("http://{}", listener.local_addr().expect("bound"));
+        let bound = listener.local_addr().expect("bound").to_string();
+        let address = format!("http://{bound}");
+        // Nothing listens on port 1.
+        let internal_address = if reachable { bound } else { "127.0.0.1:1".to_owned() };
         assert_eq!(config.validate(Limits::default()), Vec::<String>::new());
         let metrics = Metrics::default();
         let surroundings = Surroundings {
             config,
             name: BrokerName::parse(name).expect("valid"),
             address: address.clone(),
-            internal_address: address.clone(),
+            internal_address,
             if_registered: IfRegistered::EndIt,
             metadata,
             ledgers,
@@ -122,7 +135,10 @@ impl Cluster {
             tasks: tasks.clone(),
         };
         let broker = Broker::start(surroundings).await.expect("starts");
-        net::serve("client", &tasks, listener, server::routes(&broker, &mut Registry::default()), 1);
+        let forwarded = ForwardEdge::new(Limits::default());
+        forwarded.serve(broker.clone());
+        let routes = server::routes(&broker, &mut Registry::default()).add_service(forwarded.service());
+        net::serve("client", &tasks, listener, routes, 1);
         let channel = net::endpoint(Endpoint::from_shared(address).expect("valid")).connect().await.expect("connects");
         Node { broker, tasks, channel, metrics }
     }

@@ -5,6 +5,7 @@ mod bookie;
 mod changes;
 mod cluster;
 mod consuming;
+mod forwarding;
 mod losses;
 mod publishing;
 mod reading;

@@ -77,7 +77,7 @@ async fn d3_a_retry_after_a_crash_is_a_duplicate_of_what_the_log_holds() {
 #[tokio::test]
 async fn c38_c39_an_owner_that_was_replaced_confirms_nothing_more() {
     let cluster = Cluster::start(1).await;
-    let old = cluster.named("old", config()).await;
+    let old = cluster.hidden("old", config()).await;
     old.make_topic(1, v1::Policies::default()).await;
     let mut stream = old.open(Guarantee::Quorum, "").await;
     stream.send(1, 0, 0, batch(0, &["a"])).await;

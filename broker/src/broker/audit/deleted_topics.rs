@@ -71,7 +71,10 @@ async fn clean_up(
             continue;
         }
         let right = Right::Deleted(topic, deleted);
-        let claim = Claim::make(&context.metadata, right, partition, session.decider(), &context.internal_address).await?;
+        // Whoever owns it: what is deleted is nobody's any more.
+        let current = context.metadata.ownership().get(partition).await?;
+        let address = &context.internal_address;
+        let claim = Claim::make(&context.metadata, right, partition, current, session.decider(), address).await?;
         // The claim comes first, the list is read after it (M1).
         let segments = context.metadata.segments().all(partition).await?;
         for segment in &segments {

@@ -10,6 +10,7 @@ use super::PAGE;
 use super::turns::Turns;
 use crate::broker::Broker;
 use crate::broker::partitions::policy_of;
+use crate::topic::handle::is_moved;
 use crate::topic::owner::PartitionPolicy;
 use crate::topic::retention::{self, Candidate};
 
@@ -68,7 +69,10 @@ impl Broker {
         }
         tracing::debug!(%partition, topic = %name, "retention is due in a partition that nobody has loaded");
         turns.claimed(now, partition, segments);
-        if let Err(fault) = self.partition(&topic, partition.index).await {
+        // An owner that lives lets go what may go.
+        if let Err(fault) = self.partition(&topic, partition.index).await
+            && !is_moved(fault.reason)
+        {
             tracing::warn!(%partition, %fault, "retention of a partition is put off");
         }
         Ok(true)

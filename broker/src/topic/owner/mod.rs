@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::bounds::Bounds;
 use super::command::PublishCommand;
-use super::handle::moved;
+use super::handle::{OWNERSHIP_LOST, moved};
 use super::hosted::{Effects, Hosted, SubscriptionSpec};
 use super::log::{Log, LogAction};
 use super::retention::{self, Candidate, ClockGuard};
@@ -687,7 +687,7 @@ impl<H: Hosted> Owner<H> {
         self.drain = Drain::Released;
         let unknown = Fault::new(
             FaultKind::OutcomeUnknown,
-            "OWNERSHIP_LOST",
+            OWNERSHIP_LOST,
             format!("partition {} changed its owner before this was confirmed; it may or may not be stored", self.name),
         );
         tell(std::mem::take(&mut self.told));

@@ -264,7 +264,7 @@ impl World {
             .into_iter()
             .flat_map(|answer| match answer {
                 Answer::Receipts(receipts) => receipts,
-                Answer::Claimed { .. } => panic!("no claim was made"),
+                other => panic!("nothing but batches was sent: {other:?}"),
             })
             .map(short)
             .collect()

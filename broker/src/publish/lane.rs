@@ -1,0 +1,287 @@
+//! One partition of a publish stream: what was sent on and has no answer, and what waits for the partition to be found.
+//!
+//! Plain code. What went to an owner that is no longer one goes again, in its order, to the next: when nothing of it took effect,
+//! or when the producer has a name, whose repetitions are recognised (D1). Of anything else the client is told.
+
+use std::collections::VecDeque;
+
+use alluvium_types::time::Mono;
+
+/// A request of the client, without an answer.
+#[derive(PartialEq, Debug)]
+pub(super) enum Item<B> {
+    /// A batch, under the client's own number for it.
+    Batch(u64, B),
+    /// A claim of the producer's name; the epoch that the client held before.
+    Claim(Option<u64>),
+}
+
+impl<B> Item<B> {
+    fn is(&self, answer: Answered) -> bool {
+        match (self, answer) {
+            (Self::Batch(id, _), Answered::Batch(answered)) => *id == answered,
+            (Self::Claim(_), Answered::Claim) => true,
+            _ => false,
+        }
+    }
+}
+
+/// What an answer is to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Answered {
+    /// The batch of this number.
+    Batch(u64),
+    /// A claim.
+    Claim,
+}
+
+/// What an answer says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Outcome {
+    /// It is done, or refused by somebody who may.
+    Final,
+    /// Whoever was asked is no owner: nothing of it took effect there.
+    Moved,
+    /// It may have taken effect.
+    Unknown,
+}
+
+/// What to do with an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    /// Hand it to the client.
+    Tell,
+    /// It goes again; the client hears of it later.
+    Keep,
+    /// It answers nothing that is waited for.
+    Ignore,
+}
+
+/// Where a lane's requests go.
+#[derive(Debug)]
+pub(super) enum Way<R> {
+    /// Nobody was asked.
+    Unknown,
+    /// It is being found out.
+    Sought,
+    /// There.
+    Open(R),
+    /// Whoever was asked is no owner, and has not answered everything yet.
+    Closing(R),
+}
+
+/// A lane, its requests `B` going to routes `R`.
+#[derive(Debug)]
+pub(super) struct Lane<B, R> {
+    sent: VecDeque<Item<B>>,
+    returned: VecDeque<Item<B>>,
+    waiting: VecDeque<Item<B>>,
+    way: Way<R>,
+    /// Nothing was answered by an owner since.
+    failing_since: Option<Mono>,
+    /// Whether what may have taken effect may go again.
+    repeats: bool,
+}
+
+impl<B, R> Lane<B, R> {
+    /// An empty one. `repeats`: the producer has a name.
+    pub(super) fn new(repeats: bool) -> Self {
+        let (sent, returned, waiting) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+        Self { sent, returned, waiting, way: Way::Unknown, failing_since: None, repeats }
+    }
+
+    /// The client asks for more.
+    pub(super) fn push(&mut self, item: Item<B>) {
+        self.waiting.push_back(item);
+    }
+
+    /// Whether somebody must find out where it goes; it is taken as being found out from now on.
+    pub(super) fn seeks(&mut self) -> bool {
+        let seeks = matches!(self.way, Way::Unknown) && !self.waiting.is_empty();
+        if seeks {
+            self.way = Way::Sought;
+        }
+        seeks
+    }
+
+    /// It was found out.
+    pub(super) fn found(&mut self, route: R) {
+        self.way = Way::Open(route);
+    }
+
+    /// Where requests went that are not answered.
+    pub(super) const fn asked(&self) -> Option<&R> {
+        match &self.way {
+            Way::Open(route) | Way::Closing(route) => Some(route),
+            Way::Unknown | Way::Sought => None,
+        }
+    }
+
+    /// Since when no owner answered, if the last one asked did not.
+    pub(super) const fn failing_since(&self) -> Option<Mono> {
+        self.failing_since
+    }
+
+    /// The next request to send, which counts as sent, and where to.
+    pub(super) fn next(&mut self) -> Option<(&R, &mut Item<B>)> {
+        let Way::Open(route) = &self.way else { return None };
+        self.sent.push_back(self.waiting.pop_front()?);
+        self.sent.back_mut().map(|item| (route, item))
+    }
+
+    /// What was sent last never went out: whoever it was for has ended, and still answers what went before.
+    pub(super) fn unsent(&mut self, now: Mono) {
+        if let Some(item) = self.sent.pop_back() {
+            self.waiting.push_front(item);
+        }
+        self.close(now);
+    }
+
+    fn close(&mut self, now: Mono) {
+        self.failing_since.get_or_insert(now);
+        self.way = match std::mem::replace(&mut self.way, Way::Unknown) {
+            Way::Open(route) | Way::Closing(route) => Way::Closing(route),
+            way => way,
+        };
+        self.reopen();
+    }
+
+    /// Once everything was answered, what came back goes before what waits.
+    fn reopen(&mut self) {
+        if matches!(self.way, Way::Closing(_)) && self.sent.is_empty() {
+            while let Some(item) = self.returned.pop_back() {
+                self.waiting.push_front(item);
+            }
+            self.way = Way::Unknown;
+        }
+    }
+
+    /// An answer came from where the lane goes.
+    pub(super) fn answered(&mut self, answer: Answered, outcome: Outcome, now: Mono) -> Verdict {
+        let Some(item) = self.sent.pop_front_if(|item| item.is(answer)) else { return Verdict::Ignore };
+        let keeps = outcome == Outcome::Moved || (outcome == Outcome::Unknown && self.repeats);
+        if keeps {
+            self.returned.push_back(item);
+            self.close(now);
+            return Verdict::Keep;
+        }
+        if outcome == Outcome::Final {
+            self.failing_since = None;
+        }
+        self.reopen();
+        Verdict::Tell
+    }
+
+    /// Where it went is gone without answering. Gives what may have taken effect and does not go again: to be told.
+    pub(super) fn lost(&mut self, now: Mono) -> VecDeque<Item<B>> {
+        let sent = std::mem::take(&mut self.sent);
+        let told = if self.repeats {
+            self.returned.extend(sent);
+            VecDeque::new()
+        } else {
+            sent
+        };
+        self.close(now);
+        told
+    }
+
+    /// Nobody can be found: gives all that waits, to be told.
+    pub(super) fn give_up(&mut self) -> VecDeque<Item<B>> {
+        self.way = Way::Unknown;
+        self.failing_since = None;
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Requests without an answer.
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.sent.len() + self.returned.len() + self.waiting.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Numbered = Lane<(), u8>;
+
+    fn lane(repeats: bool, count: u64) -> Numbered {
+        let mut lane = Lane::new(repeats);
+        for id in 0..count {
+            lane.push(Item::Batch(id, ()));
+        }
+        lane
+    }
+
+    fn go(lane: &mut Numbered, route: u8) -> Vec<u64> {
+        assert!(lane.seeks() && !lane.seeks(), "once");
+        lane.found(route);
+        let mut sent = Vec::new();
+        while let Some((_, item)) = lane.next() {
+            sent.push(match item {
+                Item::Batch(id, ()) => *id,
+                Item::Claim(_) => 99,
+            });
+        }
+        sent
+    }
+
+    const NOW: Mono = Mono::from_duration(std::time::Duration::from_secs(1));
+
+    #[test]
+    fn what_took_no_effect_goes_again_in_its_order_and_before_what_waits() {
+        for repeats in [false, true] {
+            let mut lane = lane(repeats, 4);
+            assert_eq!(go(&mut lane, 1), [0, 1, 2, 3]);
+            assert_eq!(lane.answered(Answered::Batch(0), Outcome::Final, NOW), Verdict::Tell);
+            assert_eq!(lane.answered(Answered::Batch(1), Outcome::Moved, NOW), Verdict::Keep);
+            lane.push(Item::Batch(4, ()));
+            assert!(lane.next().is_none() && !lane.seeks(), "not before everything was answered");
+            assert_eq!(lane.answered(Answered::Batch(2), Outcome::Moved, NOW), Verdict::Keep);
+            assert_eq!(lane.answered(Answered::Batch(3), Outcome::Moved, NOW), Verdict::Keep);
+            assert_eq!(go(&mut lane, 2), [1, 2, 3, 4]);
+        }
+    }
+
+    #[test]
+    fn what_may_have_taken_effect_goes_again_only_under_a_name() {
+        let mut named = lane(true, 3);
+        assert_eq!(go(&mut named, 1), [0, 1, 2]);
+        assert_eq!(named.answered(Answered::Batch(0), Outcome::Unknown, NOW), Verdict::Keep);
+        assert!(named.lost(NOW).is_empty());
+        assert_eq!(go(&mut named, 2), [0, 1, 2]);
+
+        let mut nameless = lane(false, 3);
+        assert_eq!(go(&mut nameless, 1), [0, 1, 2]);
+        assert_eq!(nameless.answered(Answered::Batch(0), Outcome::Unknown, NOW), Verdict::Tell);
+        nameless.push(Item::Batch(3, ()));
+        let told: Vec<Item<()>> = nameless.lost(NOW).into();
+        assert_eq!(told, [Item::Batch(1, ()), Item::Batch(2, ())]);
+        assert_eq!(go(&mut nameless, 2), [3]);
+    }
+
+    #[test]
+    fn an_answer_of_a_route_that_was_lost_is_none() {
+        let mut lane = lane(true, 2);
+        go(&mut lane, 1);
+        lane.lost(NOW);
+        assert_eq!(lane.answered(Answered::Batch(0), Outcome::Final, NOW), Verdict::Ignore);
+        assert_eq!(lane.answered(Answered::Claim, Outcome::Final, NOW), Verdict::Ignore);
+        assert_eq!(lane.len(), 2);
+    }
+
+    #[test]
+    fn what_never_went_out_waits_for_the_next_route_and_for_the_answers_before_it() {
+        let mut lane = lane(false, 2);
+        lane.seeks();
+        lane.found(1);
+        lane.next();
+        lane.next();
+        lane.unsent(NOW);
+        assert!(!lane.seeks());
+        assert_eq!(lane.answered(Answered::Batch(0), Outcome::Unknown, NOW), Verdict::Tell);
+        assert!(lane.seeks() && lane.failing_since() == Some(NOW));
+        assert_eq!(lane.give_up(), [Item::Batch(1, ())]);
+        assert!(!lane.seeks(), "nothing waits");
+    }
+}

@@ -39,6 +39,8 @@ pub enum Key<'a> {
     Subscriptions(TopicId),
     /// A subscription.
     Subscription(TopicId, &'a SubscriptionName),
+    /// Who owns which partitions.
+    AllOwners,
     /// Who owns a partition.
     Owner(TopicId, PartitionIndex),
     /// Which brokers shall own which partitions.
@@ -92,6 +94,7 @@ impl fmt::Display for Key<'_> {
             Self::DeletedTopic(id) => write!(f, "deleted-topics/{id}"),
             Self::Subscriptions(topic) => write!(f, "subscriptions/{topic}/"),
             Self::Subscription(topic, name) => write!(f, "subscriptions/{topic}/{name}"),
+            Self::AllOwners => f.write_str("owners/"),
             Self::Owner(topic, partition) => write!(f, "owners/{topic}/{:08x}", partition.get()),
             Self::AllPlacements => f.write_str("placements/"),
             Self::Placements(topic) => write!(f, "placements/{topic}/"),

@@ -8,8 +8,8 @@ use alluvium_types::time::Timestamp;
 use crate::brokers::Decider;
 use crate::client::{Decided, Metadata, Witness};
 use crate::error::{ReadError, UpdateError};
-use crate::keys::Key;
-use crate::record::{self, Record, Versioned, uuid_bytes, uuid_from};
+use crate::keys::{self, Key};
+use crate::record::{self, Listing, Record, Versioned, uuid_bytes, uuid_from};
 use crate::store::{Condition, Txn};
 use crate::topics::{DeletedTopic, Topic};
 
@@ -78,6 +78,17 @@ impl Ownership {
     /// The owner's record, if the partition was ever claimed. Linearizable (M6).
     pub async fn get(&self, partition: PartitionId) -> Result<Option<Versioned<Owner>>, ReadError> {
         self.0.read(Key::Owner(partition.topic, partition.index)).await
+    }
+
+    /// Owners' records of all partitions that were ever claimed, in key order, behind `after`.
+    pub async fn list(
+        &self,
+        after: Option<PartitionId>,
+        limit: usize,
+    ) -> Result<Listing<(PartitionId, Versioned<Owner>), PartitionId>, ReadError> {
+        let after = after.map(|partition| Key::Owner(partition.topic, partition.index).encode());
+        let page = self.0.page(Key::AllOwners, after, limit).await?.value;
+        record::listing(page, |found| keys::parse_partition(&keys::rest_of(&found.key, &Key::AllOwners)?))
     }
 
     /// Whether the session of the holder still lives, by a linearizable read. `false` also means that ordered subscriptions

@@ -297,9 +297,24 @@ impl Broker {
         Arc::clone(&self.0.bookies.borrow().members)
     }
 
-    /// How many brokers live now, by this broker's view of metadata.
-    pub fn live_brokers(&self) -> usize {
-        self.0.peers.live().len()
+    /// The brokers that live now, by this broker's view of metadata.
+    pub fn live_brokers(&self) -> Arc<BTreeMap<BrokerName, alluvium_metadata::brokers::Broker>> {
+        self.0.peers.live()
+    }
+
+    /// What operators call this broker.
+    pub(crate) fn name(&self) -> &BrokerName {
+        &self.0.context.name
+    }
+
+    /// How many partitions this broker serves.
+    pub(crate) fn partitions_served(&self) -> u64 {
+        u64::try_from(self.0.context.metrics.partitions.get()).unwrap_or(0)
+    }
+
+    /// The broker that a partition is handed to when it is free, by this broker's view of who lives.
+    pub(crate) fn preferred(&self, partition: PartitionId, placed: Option<&BrokerName>) -> Option<BrokerName> {
+        placement::preferred(partition, placed, &self.0.peers.live(), &[]).map(|(name, _)| name.clone())
     }
 
     /// The topic, by a linearizable read the first time and from a short-lived cache later; a fault when there is none.

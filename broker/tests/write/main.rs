@@ -7,6 +7,7 @@ mod cluster;
 mod consuming;
 mod forwarding;
 mod losses;
+mod operate;
 mod publishing;
 mod reading;
 mod retention;

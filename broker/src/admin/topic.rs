@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use alluvium_metadata::policies::Policies;
 use alluvium_metadata::segments::Segment;
+use alluvium_metadata::tenants::Holder;
 use alluvium_metadata::topics::Topic;
 use alluvium_metadata::{PartitionId, Versioned};
 use alluvium_proto::v1;
@@ -12,6 +13,7 @@ use alluvium_proto::v1::topic_service_server::TopicService;
 use alluvium_types::fault::Fault;
 use alluvium_types::ids::PartitionIndex;
 use alluvium_types::names::{BrokerName, NamespaceName, TopicName};
+use futures::future::try_join;
 use tonic::{Request, Response, Status};
 
 use super::AdminEdge;
@@ -102,10 +104,17 @@ impl AdminEdge {
 
     /// What is in force in a namespace, whatever level it comes from.
     async fn policies_of(&self, name: &NamespaceName) -> Result<Policies, Refused> {
-        let namespace = self.namespace_read(name).await?;
-        let tenant = self.broker.metadata().tenants().get(name.tenant()).await?;
+        Ok(self.namespace_in_force(name).await?.1)
+    }
+
+    /// A namespace, which must be there, and what is in force in it.
+    async fn namespace_in_force(&self, name: &NamespaceName) -> Result<(Versioned<Holder>, Policies), Refused> {
+        let tenants = self.broker.metadata().tenants();
+        let tenant = async { tenants.get(name.tenant()).await.map_err(Refused::from) };
+        let (namespace, tenant) = try_join(self.namespace_read(name), tenant).await?;
         let above = tenant.map(|t| t.value.policies).unwrap_or_default().or(self.broker.default_policies());
-        Ok(namespace.value.policies.or(above))
+        let in_force = namespace.value.policies.or(above);
+        Ok((namespace, in_force))
     }
 
     /// The topic's record, which must be there.
@@ -117,8 +126,8 @@ impl AdminEdge {
     async fn topic_created(&self, request: v1::CreateTopicRequest) -> Result<v1::Topic, Refused> {
         let name = TopicName::parse(&request.name)?;
         let (partitions, policies) = (partitions(request.partitions)?, policies::from_wire(request.policies)?);
-        let above = self.policies_of(name.namespace()).await?;
-        let made = self.broker.metadata().topics().create(&name, partitions, policies).await?;
+        let (namespace, above) = self.namespace_in_force(name.namespace()).await?;
+        let made = self.broker.metadata().topics().create(&name, partitions, policies, &namespace).await?;
         Ok(self.shown(&name, &made.value, above))
     }
 

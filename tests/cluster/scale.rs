@@ -56,6 +56,24 @@ fn db_bytes(etcd: &Etcd) -> f64 {
     line.rsplit(' ').next().expect("a value").parse().expect("a number")
 }
 
+/// How many reads and transactions etcd has answered.
+fn asked(etcd: &Etcd) -> [f64; 2] {
+    let metrics = etcd.metrics();
+    ["Range", "Txn"].map(|method| {
+        let method = format!("grpc_method=\"{method}\"");
+        let answered = metrics.lines().filter(|line| line.starts_with("grpc_server_handled_total{") && line.contains(&method));
+        answered.map(|line| line.rsplit(' ').next().expect("a value").parse::<f64>().expect("a number")).sum()
+    })
+}
+
+/// Prints what one of so many cost in calls of etcd, and gives the count to go on from.
+fn cost(etcd: &Etcd, before: [f64; 2], of: usize) -> [f64; 2] {
+    let now = asked(etcd);
+    let each = [0, 1].map(|method| (now[method] - before[method]) / of as f64);
+    println!("  {:.1} reads and {:.1} transactions of metadata each", each[0], each[1]);
+    now
+}
+
 async fn publish(channel: &Channel, number: usize) -> Result<(), tonic::Status> {
     let message = v1::Message { payload: "x".into(), ..Default::default() };
     let request = v1::PublishRequest { topic: name(number), partition: Some(0), messages: vec![message], ..Default::default() };
@@ -92,6 +110,7 @@ async fn a_hundred_thousand_topics() {
     cluster.wait_bookies("broker-0", 3);
     let client = Client::connect(cluster.url("broker-0")).await.expect("connected");
     let before = db_bytes(&cluster.etcd);
+    let calls = asked(&cluster.etcd);
     let begun = Instant::now();
     let made = stream::iter(0..topics)
         .map(|number| {
@@ -102,6 +121,7 @@ async fn a_hundred_thousand_topics() {
     made.for_each(async |made| made.expect("created")).await;
     let took = begun.elapsed().as_secs_f64();
     println!("created {topics} topics in {took:.1} s: {:.0} a second", topics as f64 / took);
+    cost(&cluster.etcd, calls, topics);
     let grown = db_bytes(&cluster.etcd) - before;
     println!("etcd's file grew by {:.1} MB: {:.0} bytes a topic", grown / 1e6, grown / topics as f64);
     for (kind, count, bytes) in keys(&cluster.etcd).into_iter().filter(|(_, count, _)| *count > 1) {
@@ -114,11 +134,14 @@ async fn a_hundred_thousand_topics() {
     println!("listed {listed} topics, 500 a page, in {:.2} s", took.as_secs_f64());
 
     let first = channel(&cluster, "broker-0").await;
+    let calls = asked(&cluster.etcd);
     let begun = Instant::now();
     publish_to_all(&first, loaded).await;
     let took = begun.elapsed().as_secs_f64();
     println!("loaded {loaded} partitions, a message each, in {took:.1} s: {:.0} a second", loaded as f64 / took);
+    cost(&cluster.etcd, calls, loaded);
     cluster.restart("broker-1");
+    let calls = asked(&cluster.etcd);
     let second = channel(&cluster, "broker-1").await;
     cluster.kill("broker-0");
     let begun = Instant::now();
@@ -129,5 +152,6 @@ async fn a_hundred_thousand_topics() {
     println!("a partition of the broker that was killed is served after {:.0} ms", begun.elapsed().as_secs_f64() * 1e3);
     let again = publish_to_all(&second, loaded).await;
     let took = begun.elapsed().as_secs_f64();
+    cost(&cluster.etcd, calls, loaded);
     println!("all {loaded} after {took:.1} s: {:.0} a second, {again} calls repeated", loaded as f64 / took);
 }

@@ -18,8 +18,8 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::message::{MessageId, Start};
 
-/// What a page of a list holds.
-const PAGE: u32 = 500;
+/// What a page of a list holds: as many as a server gives, as etcd walks over all that lies behind a page to count it.
+const PAGE: u32 = 1000;
 
 /// Administrative calls of one client.
 #[derive(Clone, Debug)]

@@ -65,7 +65,7 @@ async fn operators_see_what_is_where_and_what_is_not_well() {
     eventually("ledgers are short of copies", LIMIT, async || {
         tokio::time::timeout(Duration::from_secs(10), producer.send(Message::new("y"))).await.expect("in time").expect("stored");
         let short = cluster.tool("broker-1", &["ledger", "list", "--under-replicated", "-o", "json"]);
-        (json(&short)["ledgers"].as_array()?.len() > 0).then_some(())
+        (!json(&short)["ledgers"].as_array()?.is_empty()).then_some(())
     })
     .await;
     let degraded = async || {

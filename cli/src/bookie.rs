@@ -27,7 +27,7 @@ enum Tool {
 }
 
 #[derive(Serialize)]
-struct View {
+pub(crate) struct View {
     name: String,
     incarnation: String,
     zone: String,

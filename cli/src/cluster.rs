@@ -1,4 +1,4 @@
-//! The cluster: look at it, or make its record.
+//! The cluster: look at it, ask how it is, or make its record.
 
 use clap::Subcommand;
 use serde::Serialize;
@@ -12,11 +12,14 @@ use crate::exit::Failure;
 use crate::output::Show;
 #[cfg(feature = "server")]
 use crate::serve;
+use crate::status;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Cluster {
     /// Show the cluster
     Get,
+    /// Say whether all is well, and what is not; ends with 3 if somebody should look, 69 if something is not served
+    Status,
     /// Make the cluster's record in metadata, and print its id; may be repeated
     #[cfg(feature = "server")]
     Init(Init),
@@ -59,6 +62,7 @@ impl Cluster {
     pub(crate) async fn run(self, common: &Common) -> Result<(), Failure> {
         match self {
             Self::Get => get(common).await,
+            Self::Status => status::run(common).await,
             #[cfg(feature = "server")]
             Self::Init(init) => Box::pin(init.run(common)).await,
         }

@@ -10,7 +10,9 @@ use serde_json::json;
 use crate::exit::{Code, Failure};
 use crate::output::Output;
 use crate::server::Server;
-use crate::{bookie, cluster, completion, consume, context, exit, ledger, namespace, produce, subscription, tenant, topic};
+use crate::{
+    bookie, broker, cluster, completion, consume, context, exit, ledger, namespace, produce, subscription, tenant, topic,
+};
 
 /// Alluvium: messages that are on disk before they are acknowledged.
 #[derive(Debug, Parser)]
@@ -37,9 +39,8 @@ enum Command {
     /// Run everything in one process
     #[cfg(feature = "server")]
     Standalone(Box<crate::standalone::Standalone>),
-    /// Run a broker of a cluster
-    #[cfg(feature = "server")]
-    Broker(crate::broker::Broker),
+    /// The servers that own partitions: list them, drain or run one
+    Broker(broker::Broker),
     /// Publish lines as messages
     Produce(Box<produce::Produce>),
     /// Print messages, through a subscription or without one
@@ -77,7 +78,6 @@ impl Cli {
         match self.command {
             #[cfg(feature = "server")]
             Command::Standalone(standalone) => Box::pin(standalone.run(&common)).await,
-            #[cfg(feature = "server")]
             Command::Broker(broker) => Box::pin(broker.run(&common)).await,
             Command::Produce(produce) => Box::pin(produce.run(&common)).await,
             Command::Consume(consume) => Box::pin(consume.run(&common)).await,

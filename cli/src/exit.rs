@@ -15,6 +15,7 @@ Exit codes:
    0  done
    1  the server refused
    2  the command line is wrong
+   3  the cluster is degraded: it serves, and somebody should look
   64  the configuration is wrong
   65  the input is wrong, or a message can't be delivered
   69  the server can't be reached, or can't serve this now
@@ -28,6 +29,7 @@ Exit codes:
 pub(crate) enum Code {
     Refused = 1,
     Usage = 2,
+    Degraded = 3,
     Config = 64,
     Data = 65,
     Unavailable = 69,
@@ -59,6 +61,7 @@ impl Code {
         match self {
             Self::Refused => "REFUSED",
             Self::Usage => "USAGE",
+            Self::Degraded => "DEGRADED",
             Self::Config => "CONFIG",
             Self::Data => "DATA",
             Self::Unavailable => "UNAVAILABLE",
@@ -156,7 +159,7 @@ impl Failure {
 /// What a command is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subject<'a> {
-    /// `tenant`, `namespace`, `topic` or `subscription`.
+    /// `tenant`, `namespace`, `topic`, `subscription` or `broker`.
     pub(crate) noun: &'static str,
     pub(crate) name: &'a str,
     /// The topic of a subscription.
@@ -203,6 +206,7 @@ impl<'a> Subject<'a> {
                 create(format!("tenant create {tenant}"))
             }
             ("TENANT_NOT_FOUND", _) => there("tenant list".to_owned()),
+            ("BROKER_NOT_FOUND", _) => there("broker list".to_owned()),
             ("SUBSCRIPTION_NOT_FOUND", _) => there(format!("subscription list {topic}")),
             _ => return None,
         })

@@ -1,7 +1,6 @@
 //! The `alluvium` binary: servers and tools, one file for each noun.
 
 mod bookie;
-#[cfg(feature = "server")]
 mod broker;
 mod cluster;
 mod command;
@@ -20,6 +19,7 @@ mod serve;
 mod server;
 #[cfg(feature = "server")]
 mod standalone;
+mod status;
 mod subscription;
 mod tenant;
 mod topic;

@@ -46,6 +46,20 @@ pub(crate) enum Topic {
         #[arg(long, value_name = "POLICY", value_enum, value_delimiter = ',')]
         unset: Vec<Policy>,
     },
+    /// Say which broker shall own a partition
+    Move {
+        /// tenant/namespace/topic
+        name: String,
+        /// Which partition
+        #[arg(short, long)]
+        partition: u32,
+        /// The broker
+        #[arg(long, value_name = "BROKER")]
+        to: Option<String>,
+        /// Leave it to names and weights again
+        #[arg(long, conflicts_with = "to")]
+        clear: bool,
+    },
     /// Delete a topic, its messages and its subscriptions
     Delete {
         /// tenant/namespace/topic
@@ -74,6 +88,11 @@ struct Partition {
     partition: u32,
     owner: Option<String>,
     epoch: u64,
+    since_ms: Option<u64>,
+    why: &'static str,
+    placed_at: Option<String>,
+    preferred: Option<String>,
+    taken_from: Option<String>,
     first_offset: u64,
     end_offset: u64,
     bytes: u64,
@@ -113,15 +132,50 @@ impl From<admin::TopicPartition> for Partition {
             first_time_ms: segment.first_time_ms,
             last_time_ms: segment.last_time_ms,
         };
+        let named = |name: String| Some(name).filter(|name| !name.is_empty());
         Self {
+            why: why(partition.reason()),
             partition: partition.partition,
-            owner: Some(partition.owner).filter(|owner| !owner.is_empty()),
+            owner: named(partition.owner),
             epoch: partition.epoch,
+            since_ms: Some(partition.since_ms).filter(|since| *since > 0),
+            placed_at: named(partition.placed_at),
+            preferred: named(partition.preferred),
+            taken_from: named(partition.taken_from),
             first_offset: partition.first_offset,
             end_offset: partition.end_offset,
             bytes: partition.bytes,
             segments: partition.segments.into_iter().map(segment).collect(),
         }
+    }
+}
+
+/// Why a partition is where it is, in a word.
+const fn why(reason: admin::OwnerReason) -> &'static str {
+    match reason {
+        admin::OwnerReason::NeverClaimed => "never-claimed",
+        admin::OwnerReason::Released => "released",
+        admin::OwnerReason::OwnerGone => "owner-gone",
+        admin::OwnerReason::Placed => "placed",
+        admin::OwnerReason::Preferred => "preferred",
+        admin::OwnerReason::TakenOver => "taken-over",
+        admin::OwnerReason::Claimed => "claimed",
+        admin::OwnerReason::Unspecified => "unknown",
+    }
+}
+
+impl Partition {
+    /// Why it is where it is, and where it would go.
+    fn reason(&self) -> String {
+        let mut text = self.why.to_owned();
+        if self.why == "taken-over" {
+            text.extend(self.taken_from.iter().map(|from| format!(" from {from}")));
+        }
+        if self.preferred != self.owner {
+            let how = if self.placed_at.is_some() && self.placed_at == self.preferred { "placed at" } else { "next" };
+            text.extend(self.preferred.iter().map(|broker| format!(", {how} {broker}")));
+        }
+        text
     }
 }
 
@@ -148,7 +202,7 @@ impl Show for Whole {
 
 impl Show for Partition {
     fn columns() -> &'static [&'static str] {
-        &["PARTITION", "OWNER", "EPOCH", "FIRST", "END", "SIZE", "SEGMENTS"]
+        &["PARTITION", "OWNER", "EPOCH", "SINCE", "WHY", "FIRST", "END", "SIZE", "SEGMENTS"]
     }
 
     fn row(&self) -> Vec<String> {
@@ -156,6 +210,8 @@ impl Show for Partition {
             self.partition.to_string(),
             or_dash(self.owner.as_ref()),
             self.epoch.to_string(),
+            or_dash(self.since_ms.map(show_time)),
+            self.reason(),
             self.first_offset.to_string(),
             self.end_offset.to_string(),
             show_size(self.bytes),
@@ -197,6 +253,14 @@ impl Topic {
                 };
                 let updated = admin.update_topic(&name, partitions, policies).await;
                 output.one(&View::from(updated.map_err(about(Subject::new("topic", &name)))?))
+            }
+            Self::Move { name, partition, to, clear } => {
+                if to.is_none() && !clear {
+                    return Err(Failure::usage("where is the partition to be?").advise("name a broker with --to, or --clear"));
+                }
+                let moved = admin.move_partition(&name, partition, to.as_deref()).await;
+                // What is missing may be the topic or the broker: each is named by the server.
+                output.one(&Partition::from(moved.map_err(about(Subject::new("topic", &name)))?))
             }
             Self::Delete { name } => {
                 admin.delete_topic(&name).await.map_err(about(Subject::new("topic", &name)))?;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use alluvium_proto::v1;
 pub use alluvium_proto::v1::{
-    Bookie, ConsumerStats, GetClusterResponse as Cluster, Ledger, LedgerFragment, LedgerState, Namespace, PartitionCursor,
+    Bookie, Broker, ConsumerStats, Finding, GetClusterResponse as Cluster, GetClusterStatusResponse as ClusterStatus, Health,
+    Ledger, LedgerAudit, LedgerFragment, LedgerState, MetadataStatus, Namespace, OwnedPartition, OwnerReason, PartitionCursor,
     Policies, ReplicationPolicy, Subscription, SubscriptionType, Tenant, Topic, TopicPartition, TopicSegment,
 };
 use alluvium_proto::v1::{
@@ -17,8 +18,8 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::message::{MessageId, Start};
 
-/// What a page of a list holds.
-const PAGE: u32 = 500;
+/// What a page of a list holds: as many as a server gives, as etcd walks over all that lies behind a page to count it.
+const PAGE: u32 = 1000;
 
 /// Administrative calls of one client.
 #[derive(Clone, Debug)]
@@ -156,6 +157,13 @@ impl Admin {
         call!(self, TopicServiceClient, delete_topic, request).map(|_| ())
     }
 
+    /// Says which broker shall own a partition; `None` leaves it to names and weights. It may not have moved yet when this is answered.
+    pub async fn move_partition(&self, topic: &str, partition: u32, broker: Option<&str>) -> Result<TopicPartition, Error> {
+        let broker = broker.unwrap_or_default().to_owned();
+        let request = v1::MovePartitionRequest { topic: topic.to_owned(), partition, broker };
+        present(call!(self, TopicServiceClient, move_partition, request)?.partition)
+    }
+
     /// Creates a subscription that begins at `start`.
     pub async fn create_subscription(
         &self,
@@ -230,6 +238,42 @@ impl Admin {
     /// Figures of the cluster.
     pub async fn cluster(&self) -> Result<Cluster, Error> {
         ask!(self, ClusterServiceClient, get_cluster, v1::GetClusterRequest {})
+    }
+
+    /// Whether all is well with the cluster, and what is not.
+    pub async fn cluster_status(&self) -> Result<ClusterStatus, Error> {
+        ask!(self, ClusterServiceClient, get_cluster_status, v1::GetClusterStatusRequest {})
+    }
+
+    /// The brokers that live.
+    pub async fn list_brokers(&self) -> Result<Vec<Broker>, Error> {
+        Ok(ask!(self, ClusterServiceClient, list_brokers, v1::ListBrokersRequest {})?.brokers)
+    }
+
+    /// All partitions that a broker owns by their records. The server looks at all owners' records for that.
+    pub async fn list_broker_partitions(&self, broker: &str) -> Result<Vec<OwnedPartition>, Error> {
+        let request = v1::ListBrokerPartitionsRequest { broker: broker.to_owned(), page: first_page() };
+        pages!(self, ClusterServiceClient, list_broker_partitions, request, partitions)
+    }
+
+    /// Whether a broker owns any partition by its record.
+    pub async fn owns_any(&self, broker: &str) -> Result<bool, Error> {
+        let page = |token| Some(v1::Page { size: 1, token });
+        let mut request = v1::ListBrokerPartitionsRequest { broker: broker.to_owned(), page: page(String::new()) };
+        loop {
+            let answer = ask!(self, ClusterServiceClient, list_broker_partitions, request.clone())?;
+            if !answer.partitions.is_empty() || answer.next_token.is_empty() {
+                return Ok(!answer.partitions.is_empty());
+            }
+            request.page = page(answer.next_token);
+        }
+    }
+
+    /// Has a broker hand over what it owns and take nothing new, or serve again; the one that answers if none is named. It may
+    /// still own partitions when this is answered.
+    pub async fn drain_broker(&self, name: Option<&str>, undo: bool) -> Result<Broker, Error> {
+        let request = v1::DrainBrokerRequest { name: name.unwrap_or_default().to_owned(), undo };
+        present(call!(self, ClusterServiceClient, drain_broker, request)?.broker)
     }
 
     /// All bookies.

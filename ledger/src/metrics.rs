@@ -22,6 +22,8 @@ pub struct Metrics {
     pub confirm_seconds: Histogram,
     /// Changes of a ledger's ensemble, or of its marks.
     pub record_changes: Counter,
+    /// Of these, the ones that put other bookies into an ensemble.
+    pub ensemble_changes: Counter,
     /// Writers that ended their ledger by themselves and handed entries back (C63, C36).
     pub handed_back: Counter,
     /// Writers that lost their ledger (L4).
@@ -46,6 +48,7 @@ impl Metrics {
             confirmed: Counter::default(),
             confirm_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
             record_changes: Counter::default(),
+            ensemble_changes: Counter::default(),
             handed_back: Counter::default(),
             lost: Counter::default(),
             recovered: Counter::default(),
@@ -66,6 +69,7 @@ impl Metrics {
         r.register("entries_confirmed", "Entries on the disks of an ack quorum", m.confirmed);
         r.register_with_unit("confirm", "From the append of an entry to its confirmation", Unit::Seconds, m.confirm_seconds);
         r.register("record_changes", "Changes of an ensemble, or of the marks of what is missing where", m.record_changes);
+        r.register("ensemble_changes", "Changes that put other bookies into a ledger's ensemble", m.ensemble_changes);
         r.register("ledgers_handed_back", "Ledgers ended early, their last entries handed back", m.handed_back);
         r.register("ledgers_lost", "Ledgers lost to a recovery or a newer claim", m.lost);
         r.register("recoveries", "Recoveries that found a ledger's end", m.recovered);

@@ -3,6 +3,7 @@
 use alluvium_proto::internal::v1 as wire;
 use alluvium_types::ids::{Revision, SessionId};
 use alluvium_types::names::BrokerName;
+use alluvium_types::time::Timestamp;
 
 use crate::brokers::Decider;
 use crate::client::{Decided, Metadata, Witness};
@@ -18,6 +19,21 @@ pub struct Auditor {
     pub broker: BrokerName,
     /// Its session, with which the office ends.
     pub session: SessionId,
+    /// What it found when it last looked at all ledgers; `None` before that.
+    pub audit: Option<Audit>,
+}
+
+/// What a look at all ledgers' records found. Deleted ones are not counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Audit {
+    /// When it was finished.
+    pub finished: Timestamp,
+    /// How many ledgers there were.
+    pub ledgers: u64,
+    /// Of these, how many are short of copies by their records.
+    pub under_replicated: u64,
+    /// How many name bookies that were not alive.
+    pub on_absent_bookies: u64,
 }
 
 /// The repository of that office.
@@ -39,7 +55,7 @@ impl Auditors {
 
     /// Takes the office if it is free; says whether the decider holds it now.
     pub async fn run_for(&self, decider: &Decider) -> Result<bool, UpdateError> {
-        let auditor = Auditor { broker: decider.broker.clone(), session: decider.session };
+        let auditor = Auditor { broker: decider.broker.clone(), session: decider.session, audit: None };
         let (key, nonce) = (Key::Auditor.encode(), self.0.nonce());
         let txn = Txn::new().when(key.clone(), Condition::Absent).put_bound(
             key.clone(),
@@ -49,6 +65,23 @@ impl Auditors {
         match self.0.commit(&decider.guard(txn), &Witness::Nonce { key, nonce }).await? {
             Decided::Committed(_) => Ok(true),
             Decided::Conflict => Ok(self.get().await?.is_some_and(|now| now.value.session == decider.session)),
+        }
+    }
+
+    /// Says what was found, for as long as the decider holds the office; [`UpdateError::SessionGone`] when it does not.
+    pub async fn report(&self, decider: &Decider, audit: Audit) -> Result<(), UpdateError> {
+        let found = self.get().await?.filter(|found| found.value.session == decider.session);
+        let found = found.ok_or(UpdateError::SessionGone)?;
+        let (key, nonce) = (Key::Auditor.encode(), self.0.nonce());
+        let auditor = Auditor { audit: Some(audit), ..found.value };
+        let txn = Txn::new().when(key.clone(), Condition::ModRevision(found.mod_revision)).put_bound(
+            key.clone(),
+            record::encode(&auditor, nonce),
+            decider.session,
+        );
+        match self.0.commit(&decider.guard(txn), &Witness::Nonce { key, nonce }).await? {
+            Decided::Committed(_) => Ok(()),
+            Decided::Conflict => Err(UpdateError::SessionGone),
         }
     }
 
@@ -65,13 +98,29 @@ impl Record for Auditor {
     type Wire = wire::AuditorRecord;
 
     fn to_wire(&self) -> Self::Wire {
-        wire::AuditorRecord { broker: self.broker.to_string(), session_id: uuid_bytes(self.session.get()) }
+        let audit = |audit: Audit| wire::AuditRecord {
+            finished_ms: audit.finished.as_millis(),
+            ledgers: audit.ledgers,
+            under_replicated: audit.under_replicated,
+            on_absent_bookies: audit.on_absent_bookies,
+        };
+        wire::AuditorRecord {
+            broker: self.broker.to_string(),
+            session_id: uuid_bytes(self.session.get()),
+            audit: self.audit.map(audit),
+        }
     }
 
     fn from_wire(wire: Self::Wire) -> Result<Self, String> {
         Ok(Self {
             broker: BrokerName::parse(&wire.broker).map_err(|error| error.to_string())?,
             session: SessionId::new(uuid_from(&wire.session_id)?),
+            audit: wire.audit.map(|audit| Audit {
+                finished: Timestamp::from_millis(audit.finished_ms),
+                ledgers: audit.ledgers,
+                under_replicated: audit.under_replicated,
+                on_absent_bookies: audit.on_absent_bookies,
+            }),
         })
     }
 }

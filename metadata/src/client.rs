@@ -198,6 +198,11 @@ impl Metadata {
         Ok(At { revision: at.revision, value })
     }
 
+    /// The newest revision of the store.
+    pub(crate) async fn revision(&self) -> Result<Revision, ReadError> {
+        self.patiently(|| self.store.revision()).await
+    }
+
     /// Reads a page of keys.
     pub(crate) async fn page(&self, prefix: Key<'_>, after: Option<Bytes>, limit: usize) -> Result<At<Page>, ReadError> {
         let range = Range { prefix: prefix.encode(), after, limit: limit.max(1) };

@@ -39,6 +39,8 @@ pub enum Key<'a> {
     Subscriptions(TopicId),
     /// A subscription.
     Subscription(TopicId, &'a SubscriptionName),
+    /// Who owns which partitions.
+    AllOwners,
     /// Who owns a partition.
     Owner(TopicId, PartitionIndex),
     /// Which brokers shall own which partitions.
@@ -92,6 +94,7 @@ impl fmt::Display for Key<'_> {
             Self::DeletedTopic(id) => write!(f, "deleted-topics/{id}"),
             Self::Subscriptions(topic) => write!(f, "subscriptions/{topic}/"),
             Self::Subscription(topic, name) => write!(f, "subscriptions/{topic}/{name}"),
+            Self::AllOwners => f.write_str("owners/"),
             Self::Owner(topic, partition) => write!(f, "owners/{topic}/{:08x}", partition.get()),
             Self::AllPlacements => f.write_str("placements/"),
             Self::Placements(topic) => write!(f, "placements/{topic}/"),
@@ -137,6 +140,34 @@ pub(crate) fn parse_segment(key: &Bytes) -> Option<(TopicId, PartitionIndex, Seg
     let partition = PartitionIndex::new(u32::from_str_radix(parts.next()?, 16).ok()?);
     let number = SegmentNumber::new(u64::from_str_radix(parts.next()?, 16).ok()?);
     parts.next().is_none().then_some((topic, partition, number))
+}
+
+/// What a key is about, with the rest of it as it stands, for those who follow all keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Subject<'a> {
+    /// A tenant's name.
+    Tenant(&'a str),
+    /// A namespace's name.
+    Namespace(&'a str),
+    /// A topic's name.
+    Topic(&'a str),
+    /// A topic's id.
+    DeletedTopic(&'a str),
+    /// The id of a subscription's topic.
+    Subscription(&'a str),
+}
+
+/// What a key is about; `None` for all that changes without anybody having to look again.
+pub(crate) fn subject(key: &Bytes) -> Option<Subject<'_>> {
+    let (kind, rest) = std::str::from_utf8(key).ok()?.split_once('/')?;
+    match kind {
+        "tenants" => Some(Subject::Tenant(rest)),
+        "namespaces" => Some(Subject::Namespace(rest)),
+        "topics" => Some(Subject::Topic(rest)),
+        "deleted-topics" => Some(Subject::DeletedTopic(rest)),
+        "subscriptions" => rest.split_once('/').map(|(topic, _)| Subject::Subscription(topic)),
+        _ => None,
+    }
 }
 
 /// Reads the topic and the number of a partition, as they stand behind what all keys of the kind begin with.

@@ -33,6 +33,7 @@ pub mod state_pointer;
 pub mod store;
 pub mod subscriptions;
 pub mod tenants;
+pub mod topic_changes;
 pub mod topics;
 
 pub use client::Metadata;

@@ -3,12 +3,13 @@
 use alluvium_proto::internal::v1 as wire;
 use alluvium_types::ids::{Epoch, PartitionIndex, Revision, SessionId, TopicId};
 use alluvium_types::names::{BrokerName, TopicName};
+use alluvium_types::time::Timestamp;
 
 use crate::brokers::Decider;
 use crate::client::{Decided, Metadata, Witness};
 use crate::error::{ReadError, UpdateError};
-use crate::keys::Key;
-use crate::record::{self, Record, Versioned, uuid_bytes, uuid_from};
+use crate::keys::{self, Key};
+use crate::record::{self, Listing, Record, Versioned, uuid_bytes, uuid_from};
 use crate::store::{Condition, Txn};
 use crate::topics::{DeletedTopic, Topic};
 
@@ -47,6 +48,10 @@ pub struct Owner {
     pub epoch: Epoch,
     /// Who made it; `None` once released.
     pub holder: Option<OwnerHolder>,
+    /// When it was made, or released, by the clock of the broker that did so.
+    pub since: Timestamp,
+    /// Who held it in another session, and had not let it go when it was claimed.
+    pub taken_from: Option<BrokerName>,
 }
 
 /// By what right a partition is claimed.
@@ -73,6 +78,17 @@ impl Ownership {
     /// The owner's record, if the partition was ever claimed. Linearizable (M6).
     pub async fn get(&self, partition: PartitionId) -> Result<Option<Versioned<Owner>>, ReadError> {
         self.0.read(Key::Owner(partition.topic, partition.index)).await
+    }
+
+    /// Owners' records of all partitions that were ever claimed, in key order, behind `after`.
+    pub async fn list(
+        &self,
+        after: Option<PartitionId>,
+        limit: usize,
+    ) -> Result<Listing<(PartitionId, Versioned<Owner>), PartitionId>, ReadError> {
+        let after = after.map(|partition| Key::Owner(partition.topic, partition.index).encode());
+        let page = self.0.page(Key::AllOwners, after, limit).await?.value;
+        record::listing(page, |found| keys::parse_partition(&keys::rest_of(&found.key, &Key::AllOwners)?))
     }
 
     /// Whether the session of the holder still lives, by a linearizable read. `false` also means that ordered subscriptions
@@ -103,7 +119,10 @@ impl Ownership {
                 (id, Key::DeletedTopic(id).encode(), Condition::CreateRevision(deleted.create_revision))
             }
         };
+        let former = current.and_then(|current| current.value.holder.as_ref());
         let owner = Owner {
+            since: self.0.clock().wall(),
+            taken_from: former.filter(|former| former.session != decider.session).map(|former| former.broker.clone()),
             epoch: current.map_or(Epoch::ZERO, |c| c.value.epoch).next(),
             holder: Some(OwnerHolder {
                 broker: decider.broker.clone(),
@@ -142,7 +161,7 @@ impl Ownership {
         owner: &Versioned<Owner>,
         decider: &Decider,
     ) -> Result<Versioned<Owner>, UpdateError> {
-        let released = Owner { epoch: owner.value.epoch, holder: None };
+        let released = Owner { epoch: owner.value.epoch, holder: None, since: self.0.clock().wall(), taken_from: None };
         let (key, nonce) = (Key::Owner(partition.topic, partition.index).encode(), self.0.nonce());
         let txn = decider.guard(
             Txn::new()
@@ -221,6 +240,8 @@ impl Record for Owner {
                 session_revision: holder.session_revision.get(),
                 address: holder.address.clone(),
             }),
+            since_ms: self.since.as_millis(),
+            taken_from: self.taken_from.as_ref().map(ToString::to_string).unwrap_or_default(),
         }
     }
 
@@ -233,6 +254,13 @@ impl Record for Owner {
                 address: holder.address,
             })
         };
-        Ok(Self { epoch: Epoch::new(wire.epoch), holder: wire.holder.map(holder).transpose()? })
+        let taken_from = Some(wire.taken_from).filter(|name| !name.is_empty());
+        let taken_from = taken_from.map(|name| BrokerName::parse(&name)).transpose().map_err(|error| error.to_string())?;
+        Ok(Self {
+            epoch: Epoch::new(wire.epoch),
+            holder: wire.holder.map(holder).transpose()?,
+            since: Timestamp::from_millis(wire.since_ms),
+            taken_from,
+        })
     }
 }

@@ -58,18 +58,25 @@ impl Metadata {
 }
 
 impl Topics {
-    /// Makes a topic of 1 to [`PARTITIONS_MAX`] partitions in a namespace that exists.
-    pub async fn create(&self, name: &TopicName, partitions: u32, policies: Policies) -> Result<Versioned<Topic>, UpdateError> {
+    /// Makes a topic of 1 to [`PARTITIONS_MAX`] partitions in a namespace, whose record was `read`: it is read again only if it
+    /// has moved on since.
+    pub async fn create(
+        &self,
+        name: &TopicName,
+        partitions: u32,
+        policies: Policies,
+        read: &Versioned<Holder>,
+    ) -> Result<Versioned<Topic>, UpdateError> {
         check_partitions(partitions)?;
+        let mut namespace = Some(read.clone());
         loop {
-            let namespace = self.0.read::<Holder>(Key::Namespace(name.namespace())).await?;
-            let namespace = namespace.filter(|n| !n.value.deleting).ok_or(UpdateError::NotFound { what: "the namespace" })?;
+            let holds = namespace.filter(|n| !n.value.deleting).ok_or(UpdateError::NotFound { what: "the namespace" })?;
             let id = TopicId::new(self.0.uuid());
             let topic = Topic { id, partitions, policies, created: self.0.clock().wall() };
             let (key, nonce) = (Key::Topic(name).encode(), self.0.nonce());
             let txn = Txn::new()
                 .when(key.clone(), Condition::Absent)
-                .when(Key::Namespace(name.namespace()).encode(), Condition::ModRevision(namespace.mod_revision))
+                .when(Key::Namespace(name.namespace()).encode(), Condition::ModRevision(holds.mod_revision))
                 .put(key.clone(), record::encode(&topic, nonce))
                 .put(Key::TopicId(id).encode(), record::encode(&NameOf(name.clone()), nonce));
             match self.0.commit(&txn, &Witness::Nonce { key, nonce }).await? {
@@ -78,7 +85,7 @@ impl Topics {
                     return Err(UpdateError::Exists { what: TOPIC });
                 }
                 // The namespace's record moved on: look at it again.
-                Decided::Conflict => {}
+                Decided::Conflict => namespace = self.0.read::<Holder>(Key::Namespace(name.namespace())).await?,
             }
         }
     }

@@ -7,5 +7,7 @@ mod guide;
 mod kills;
 mod load;
 mod metadata_away;
+mod operate;
 mod ports;
+mod scale;
 mod start;

@@ -1,17 +1,28 @@
-//! A look at the cluster: its bookies and its ledgers.
+//! A look at the cluster: how it is, its bookies and its ledgers.
 
+use std::time::Duration;
+
+use alluvium_metadata::ReadError;
+use alluvium_metadata::auditor::Auditor;
 use alluvium_proto::v1;
 use alluvium_proto::v1::cluster_service_server::ClusterService;
 use alluvium_types::ids::LedgerId;
 use alluvium_types::ledger::{Fragment, LedgerClass, LedgerMetadata, LedgerState};
+use alluvium_types::names::BookieName;
+use alluvium_types::replication::Replication;
 use tonic::{Request, Response, Status};
 
 use super::AdminEdge;
 use super::fault::{Refused, absent};
+use super::health::{Facts, findings, verdict};
 use super::{page, policies};
 
 /// The most records looked at for one page of a filtered list.
 const SCANNED_MAX: usize = 10_000;
+/// How many bookies' records are read at a time.
+const BOOKIES_AT_ONCE: usize = 1000;
+/// How long metadata may take to answer who asks how the cluster is.
+const METADATA_PATIENCE: Duration = Duration::from_secs(2);
 
 #[tonic::async_trait]
 impl ClusterService for AdminEdge {
@@ -19,8 +30,31 @@ impl ClusterService for AdminEdge {
         Ok(Response::new(self.cluster_found().await?))
     }
 
+    async fn get_cluster_status(
+        &self,
+        _request: Request<v1::GetClusterStatusRequest>,
+    ) -> Result<Response<v1::GetClusterStatusResponse>, Status> {
+        Ok(Response::new(self.cluster_status().await))
+    }
+
+    async fn list_brokers(&self, _request: Request<v1::ListBrokersRequest>) -> Result<Response<v1::ListBrokersResponse>, Status> {
+        Ok(Response::new(v1::ListBrokersResponse { brokers: self.brokers_live() }))
+    }
+
+    async fn list_broker_partitions(
+        &self,
+        request: Request<v1::ListBrokerPartitionsRequest>,
+    ) -> Result<Response<v1::ListBrokerPartitionsResponse>, Status> {
+        Ok(Response::new(self.broker_partitions(&request.into_inner()).await?))
+    }
+
+    async fn drain_broker(&self, request: Request<v1::DrainBrokerRequest>) -> Result<Response<v1::DrainBrokerResponse>, Status> {
+        let broker = self.broker_drained(&request.into_inner()).await?;
+        Ok(Response::new(v1::DrainBrokerResponse { broker: Some(broker) }))
+    }
+
     async fn list_bookies(&self, _request: Request<v1::ListBookiesRequest>) -> Result<Response<v1::ListBookiesResponse>, Status> {
-        Ok(Response::new(v1::ListBookiesResponse { bookies: self.bookies_live().await? }))
+        Ok(Response::new(v1::ListBookiesResponse { bookies: self.bookies_live() }))
     }
 
     async fn get_ledger(&self, request: Request<v1::GetLedgerRequest>) -> Result<Response<v1::GetLedgerResponse>, Status> {
@@ -68,15 +102,77 @@ impl AdminEdge {
         Ok(v1::GetClusterResponse {
             cluster_id: cluster.value.id.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            bookies: self.bookies_live().await?.len() as u64,
-            brokers: self.broker.live_brokers() as u64,
+            bookies: self.broker.live_bookies().len() as u64,
+            brokers: self.broker.live_brokers().len() as u64,
         })
     }
 
-    async fn bookies_live(&self) -> Result<Vec<v1::Bookie>, Refused> {
+    /// How the cluster is, as far as it can be seen from here.
+    async fn cluster_status(&self) -> v1::GetClusterStatusResponse {
+        let clock = self.broker.clock();
+        let asked = clock.mono();
+        let revision = match clock.timeout(METADATA_PATIENCE, self.broker.metadata().store().revision()).await {
+            Ok(Ok(revision)) => Some(revision),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        let answered = clock.mono().since(asked);
+        // Not asked for more while it doesn't answer at all.
+        let known = async {
+            let auditor = self.broker.metadata().auditors().get().await?.map(|auditor| auditor.value);
+            Ok::<_, ReadError>((auditor, self.absent_bookies().await?))
+        };
+        let known = match revision {
+            Some(_) => clock.timeout(METADATA_PATIENCE, known).await.ok().and_then(Result::ok),
+            None => None,
+        };
+        let reachable = known.is_some();
+        let (auditor, absent): (Option<Auditor>, Vec<BookieName>) = known.unwrap_or_default();
+        let (brokers, bookies) = (self.broker.live_brokers(), self.broker.live_bookies());
+        let audit = auditor.as_ref().and_then(|auditor| auditor.audit);
+        let replication = self.broker.default_policies().replication.unwrap_or(Replication::DEFAULT);
+        let facts = Facts { metadata: reachable, brokers: &brokers, bookies: &bookies, absent: &absent, audit, replication };
+        let findings = findings(&facts);
+        v1::GetClusterStatusResponse {
+            health: verdict(&findings).into(),
+            findings,
+            answered_by: self.broker.name().to_string(),
+            metadata: Some(v1::MetadataStatus {
+                reachable,
+                revision: revision.map_or(0, |revision| revision.get()),
+                answer_us: u64::try_from(answered.as_micros()).unwrap_or(u64::MAX),
+            }),
+            brokers: self.brokers_live(),
+            bookies: self.bookies_live(),
+            absent_bookies: absent.iter().map(ToString::to_string).collect(),
+            auditor: auditor.map(|auditor| auditor.broker.to_string()).unwrap_or_default(),
+            ledgers: audit.map(|audit| v1::LedgerAudit {
+                finished_ms: audit.finished.as_millis(),
+                ledgers: audit.ledgers,
+                under_replicated: audit.under_replicated,
+                on_absent_bookies: audit.on_absent_bookies,
+            }),
+        }
+    }
+
+    /// Bookies that are known and don't live: none under that name, or one with another directory.
+    async fn absent_bookies(&self) -> Result<Vec<BookieName>, ReadError> {
         let live = self.broker.live_bookies();
-        Ok(live
-            .iter()
+        let (mut absent, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.broker.metadata().bookies().list(after.as_ref(), BOOKIES_AT_ONCE).await?;
+            let away = |name: &BookieName, incarnation| live.get(name).is_none_or(|live| live.incarnation != incarnation);
+            let records = page.records.into_iter();
+            absent.extend(records.filter(|(name, known)| away(name, known.value.incarnation)).map(|(name, _)| name));
+            after = page.next;
+            if after.is_none() {
+                return Ok(absent);
+            }
+        }
+    }
+
+    fn bookies_live(&self) -> Vec<v1::Bookie> {
+        let live = self.broker.live_bookies();
+        live.iter()
             .map(|(name, bookie)| v1::Bookie {
                 name: name.to_string(),
                 incarnation: bookie.incarnation.to_string(),
@@ -86,7 +182,7 @@ impl AdminEdge {
                 bytes_total: bookie.info.total_bytes,
                 bytes_available: bookie.info.available_bytes,
             })
-            .collect())
+            .collect()
     }
 
     async fn ledger_found(&self, id: LedgerId) -> Result<v1::Ledger, Refused> {

@@ -3,11 +3,14 @@
 //! Each file serves one noun of `admin.proto`. Requests are parsed and checked before anything is read; every refusal names its
 //! field and limit. Reads are linearizable, changes are compare-and-sets over what was read.
 
+mod broker;
 mod cluster;
 mod fault;
+mod health;
 mod namespace;
 mod negotiate;
 mod page;
+mod placement;
 mod policies;
 pub(crate) mod subscription;
 mod tenant;

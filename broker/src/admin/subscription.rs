@@ -153,7 +153,6 @@ impl AdminEdge {
         let found = subscriptions.get(info.id, &name).await?;
         let found = found.ok_or_else(|| absent("subscription", "SUBSCRIPTION_NOT_FOUND", &name))?;
         subscriptions.delete(info.id, &name, &found).await?;
-        self.broker.topic_changed(&topic).await;
         Ok(())
     }
 

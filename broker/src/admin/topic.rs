@@ -1,9 +1,11 @@
 //! Topics.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use alluvium_metadata::policies::Policies;
 use alluvium_metadata::segments::Segment;
+use alluvium_metadata::tenants::Holder;
 use alluvium_metadata::topics::Topic;
 use alluvium_metadata::{PartitionId, Versioned};
 use alluvium_proto::internal::v1 as wire;
@@ -11,16 +13,20 @@ use alluvium_proto::v1;
 use alluvium_proto::v1::topic_service_server::TopicService;
 use alluvium_types::fault::Fault;
 use alluvium_types::ids::PartitionIndex;
-use alluvium_types::names::{NamespaceName, TopicName};
+use alluvium_types::names::{BrokerName, NamespaceName, TopicName};
+use futures::future::try_join;
 use tonic::{Request, Response, Status};
 
 use super::AdminEdge;
 use super::fault::{Refused, absent};
+use super::placement::reason;
 use super::{page, policies};
 use crate::topic::{OpenSegment, PartitionHandle};
 
 /// How long the owner of a partition may take to say what it knows of its open segment.
 const OPEN_PATIENCE: Duration = Duration::from_secs(1);
+/// How many placements are read at a time.
+const PLACEMENTS_AT_ONCE: usize = 1000;
 /// The most partitions of a topic.
 const PARTITIONS_MAX: u32 = 1024;
 
@@ -42,6 +48,14 @@ impl TopicService for AdminEdge {
     async fn update_topic(&self, request: Request<v1::UpdateTopicRequest>) -> Result<Response<v1::UpdateTopicResponse>, Status> {
         let topic = self.topic_updated(request.into_inner()).await?;
         Ok(Response::new(v1::UpdateTopicResponse { topic: Some(topic) }))
+    }
+
+    async fn move_partition(
+        &self,
+        request: Request<v1::MovePartitionRequest>,
+    ) -> Result<Response<v1::MovePartitionResponse>, Status> {
+        let partition = self.partition_moved(&request.into_inner()).await?;
+        Ok(Response::new(v1::MovePartitionResponse { partition: Some(partition) }))
     }
 
     async fn delete_topic(&self, request: Request<v1::DeleteTopicRequest>) -> Result<Response<v1::DeleteTopicResponse>, Status> {
@@ -113,10 +127,17 @@ impl AdminEdge {
 
     /// What is in force in a namespace, whatever level it comes from.
     async fn policies_of(&self, name: &NamespaceName) -> Result<Policies, Refused> {
-        let namespace = self.namespace_read(name).await?;
-        let tenant = self.broker.metadata().tenants().get(name.tenant()).await?;
+        Ok(self.namespace_in_force(name).await?.1)
+    }
+
+    /// A namespace, which must be there, and what is in force in it.
+    async fn namespace_in_force(&self, name: &NamespaceName) -> Result<(Versioned<Holder>, Policies), Refused> {
+        let tenants = self.broker.metadata().tenants();
+        let tenant = async { tenants.get(name.tenant()).await.map_err(Refused::from) };
+        let (namespace, tenant) = try_join(self.namespace_read(name), tenant).await?;
         let above = tenant.map(|t| t.value.policies).unwrap_or_default().or(self.broker.default_policies());
-        Ok(namespace.value.policies.or(above))
+        let in_force = namespace.value.policies.or(above);
+        Ok((namespace, in_force))
     }
 
     /// The topic's record, which must be there.
@@ -128,17 +149,18 @@ impl AdminEdge {
     async fn topic_created(&self, request: v1::CreateTopicRequest) -> Result<v1::Topic, Refused> {
         let name = TopicName::parse(&request.name)?;
         let (partitions, policies) = (partitions(request.partitions)?, policies::from_wire(request.policies)?);
-        let above = self.policies_of(name.namespace()).await?;
-        let made = self.broker.metadata().topics().create(&name, partitions, policies).await?;
+        let (namespace, above) = self.namespace_in_force(name.namespace()).await?;
+        let made = self.broker.metadata().topics().create(&name, partitions, policies, &namespace).await?;
         Ok(self.shown(&name, &made.value, above))
     }
 
     async fn topic_found(&self, name: &str) -> Result<v1::GetTopicResponse, Refused> {
         let name = TopicName::parse(name)?;
         let topic = self.topic_read(&name).await?.value;
+        let placed = self.placements(&topic).await?;
         let mut found = Vec::new();
         for index in (0..topic.partitions).map(PartitionIndex::new) {
-            found.push(self.partition_found(&name, &topic, index).await?);
+            found.push(self.partition_found(&name, &topic, index, placed.get(&index)).await?);
         }
         let above = self.policies_of(name.namespace()).await?;
         Ok(v1::GetTopicResponse { topic: Some(self.shown(&name, &topic, above)), partitions: found })
@@ -155,12 +177,26 @@ impl AdminEdge {
         answer.loaded.then_some(answer)
     }
 
-    /// A partition as its owner knows it, or else as metadata does. Loads nothing.
-    async fn partition_found(
+    /// Where operators want the partitions of a topic.
+    async fn placements(&self, topic: &Topic) -> Result<BTreeMap<PartitionIndex, BrokerName>, Refused> {
+        let (mut placed, mut after) = (BTreeMap::new(), None);
+        loop {
+            let page = self.broker.metadata().placements().list(topic.id, after, PLACEMENTS_AT_ONCE).await?;
+            placed.extend(page.records.into_iter().map(|(index, placement)| (index, placement.value.broker)));
+            after = page.next;
+            if after.is_none() {
+                return Ok(placed);
+            }
+        }
+    }
+
+    /// A partition as its owner knows it, or else as metadata does, and why it is there. Loads nothing.
+    pub(super) async fn partition_found(
         &self,
         name: &TopicName,
         topic: &Topic,
         index: PartitionIndex,
+        placed: Option<&BrokerName>,
     ) -> Result<v1::TopicPartition, Refused> {
         let id = PartitionId { topic: topic.id, index };
         let metadata = self.broker.metadata();
@@ -178,7 +214,18 @@ impl AdminEdge {
             }
         };
         let segments: Vec<v1::TopicSegment> = segments.iter().filter_map(|s| segment(&s.value, open)).collect();
+        let live = self.broker.live_brokers();
+        let preferred = self.broker.preferred(id, placed);
+        let holder = owner.as_ref().and_then(|owner| owner.holder.as_ref());
+        let is_alive = holder.is_some_and(|h| live.get(&h.broker).is_some_and(|broker| broker.session == h.session));
+        let reason = reason(owner.as_ref(), is_alive, placed, preferred.as_ref());
+        let taken_from = owner.as_ref().and_then(|owner| owner.taken_from.as_ref());
         Ok(v1::TopicPartition {
+            since_ms: owner.as_ref().map_or(0, |owner| owner.since.as_millis()),
+            reason: reason.into(),
+            placed_at: placed.map(ToString::to_string).unwrap_or_default(),
+            preferred: preferred.map(|name| name.to_string()).unwrap_or_default(),
+            taken_from: taken_from.map(ToString::to_string).unwrap_or_default(),
             partition: index.get(),
             owner: owner.as_ref().and_then(|o| o.holder.as_ref()).map(|h| h.broker.to_string()).unwrap_or_default(),
             epoch: owner.map_or(0, |o| o.epoch.get()),
@@ -216,7 +263,7 @@ impl AdminEdge {
         if let Some(policies) = policies {
             topic = topics.set_policies(&name, &topic, policies).await?;
         }
-        self.broker.topic_changed(&name).await;
+        self.broker.forget_topic(&name);
         Ok(self.shown(&name, &topic.value, above))
     }
 

@@ -1,6 +1,7 @@
 //! A broker: its session, its memory, and the partitions it owns. The one place where a partition's owner is looked up.
 
 mod audit;
+mod changes;
 mod context;
 mod moves;
 mod partitions;
@@ -188,6 +189,8 @@ impl Broker {
             limits,
             metrics,
         });
+        // Before anything is loaded that they could concern.
+        let changes = context.metadata.topic_changes().await?;
         let bookies = context.metadata.bookies().watch().await?;
         let brokers = context.metadata.brokers().watch().await?;
         let placed = context.metadata.placements().watch().await?;
@@ -220,6 +223,11 @@ impl Broker {
         let mover = broker.clone();
         context.own_tasks.spawn("broker-moves", OnFailure::ShutDown, async move {
             mover.keep_moving().await;
+            Ok::<(), std::convert::Infallible>(())
+        });
+        let follower = broker.clone();
+        context.own_tasks.spawn("broker-changes", OnFailure::ShutDown, async move {
+            follower.follow_changes(changes).await;
             Ok::<(), std::convert::Infallible>(())
         });
         let auditor = broker.clone();
@@ -322,9 +330,24 @@ impl Broker {
         Arc::clone(&self.0.bookies.borrow().members)
     }
 
-    /// How many brokers live now, by this broker's view of metadata.
-    pub fn live_brokers(&self) -> usize {
-        self.0.peers.live().len()
+    /// The brokers that live now, by this broker's view of metadata.
+    pub fn live_brokers(&self) -> Arc<BTreeMap<BrokerName, alluvium_metadata::brokers::Broker>> {
+        self.0.peers.live()
+    }
+
+    /// What operators call this broker.
+    pub(crate) fn name(&self) -> &BrokerName {
+        &self.0.context.name
+    }
+
+    /// How many partitions this broker serves.
+    pub(crate) fn partitions_served(&self) -> u64 {
+        u64::try_from(self.0.context.metrics.partitions.get()).unwrap_or(0)
+    }
+
+    /// The broker that a partition is handed to when it is free, by this broker's view of who lives.
+    pub(crate) fn preferred(&self, partition: PartitionId, placed: Option<&BrokerName>) -> Option<BrokerName> {
+        placement::preferred(partition, placed, &self.0.peers.live(), &[]).map(|(name, _)| name.clone())
     }
 
     /// The topic, by a linearizable read the first time and from a short-lived cache later; a fault when there is none.
@@ -375,29 +398,12 @@ impl Broker {
         self.clean_up_soon(topic);
     }
 
-    /// Tells the loaded partitions of a topic that its subscriptions or policies changed in metadata. What can't be read now is
-    /// told by the next change, or the next owner.
-    pub async fn topic_changed(&self, topic: &TopicName) {
-        self.0.topics.lock().remove(topic);
-        let Ok(info) = self.topic_now(topic).await else { return };
-        let policy = partitions::policy_of(self.context(), topic).await;
-        self.0.opener.partitions.subscriptions_changed(info.id);
-        for handle in self.0.opener.partitions.of_topic(Some(info.id)).await {
-            if let Ok(Some((policy, replication))) = policy {
-                let _ = handle.commands().send(Command::Policy(policy, replication)).await;
-            }
-            if let Err(error) = self.configure(&handle).await {
-                tracing::warn!(partition = %handle.name(), %error, "a partition was not told of its subscriptions");
-            }
-        }
-    }
-
     /// Tells a partition that its subscriptions changed, and waits until it knows them.
     async fn configure(&self, handle: &PartitionHandle) -> Result<(), Fault> {
         let told = async {
             let (done, known) = oneshot::channel();
             // One that is over knows when it is opened again.
-            if handle.commands().send(Command::Configure(done)).await.is_err() {
+            if handle.commands().send(Command::Configure(Some(done))).await.is_err() {
                 return Ok(());
             }
             known.await.unwrap_or(Ok(())).map_err(unreadable)

@@ -50,7 +50,7 @@ enum Place {
 #[derive(Default)]
 pub(super) struct Partitions {
     places: Mutex<HashMap<PartitionId, Place>>,
-    /// How often a topic's subscriptions changed here. A partition that is opened meanwhile looks again.
+    /// How often something changed that may concern partitions. One that is opened meanwhile looks again.
     changes: AtomicU64,
 }
 
@@ -88,12 +88,12 @@ impl Partitions {
         open.collect()
     }
 
-    /// The subscriptions of a topic changed. Partitions that are open are to be told; those that are being opened find out.
-    pub(super) fn subscriptions_changed(&self, topic: TopicId) -> Vec<PartitionHandle> {
+    /// Something changed. The partitions that are open and concerned are to be told; those that are being opened find out.
+    pub(super) fn changed(&self, concerns: impl Fn(&PartitionHandle) -> bool) -> Vec<PartitionHandle> {
         self.changes.fetch_add(1, Ordering::AcqRel);
         let places = self.places.lock();
-        let open = places.iter().filter(|(id, _)| id.topic == topic).filter_map(|(_, place)| match place {
-            Place::Open(handle) if !handle.is_over() => Some(handle.clone()),
+        let open = places.values().filter_map(|place| match place {
+            Place::Open(handle) if !handle.is_over() && concerns(handle) => Some(handle.clone()),
             Place::Open(_) | Place::Opening(_) => None,
         });
         open.collect()
@@ -217,9 +217,9 @@ impl Opener {
             Ok((handle, mut task)) => {
                 self.context.metrics.takeovers.inc();
                 self.partitions.places.lock().insert(id, Place::Open(handle.clone()));
-                // Who changed them before it was there to be told has counted before.
+                // Who changed something before it was there to be told has counted before.
                 if self.partitions.changes.load(Ordering::Acquire) != changes {
-                    task.subscriptions_changed();
+                    task.changed_meanwhile(policy_of(&self.context, &topic.name, topic.id).await).await;
                 }
                 done.send_replace(Some(Ok(handle)));
                 Some(task)
@@ -253,8 +253,11 @@ impl Opener {
         }
         let right = Right::Topic(&topic.name, &topic.record);
         let claim = Claim::make(&context.metadata, right, id, current, session.decider(), &context.internal_address).await?;
-        let (policy, replication) = policy_of(context, &topic.name).await?.ok_or(OpenError::NoTopic)?;
+        let (policy, replication) = policy_of(context, &topic.name, topic.id).await?.ok_or(OpenError::NoTopic)?;
         let subscriptions = specs_of(context, id).await?;
+        if claim.former().is_some() {
+            context.metrics.failovers.inc();
+        }
         let lease = self.lease(&claim).await?;
         let request =
             OpenRequest { name: name.clone(), topic_id: id.topic, claim, session, policy, replication, subscriptions, lease };
@@ -298,12 +301,17 @@ impl Opener {
     }
 }
 
-/// What is in force for a topic, from itself up to the cluster's default; `None` when it is gone. A policy that can't be read is
-/// an error, never a default.
-pub(super) async fn policy_of(context: &Context, name: &TopicName) -> Result<Option<(PartitionPolicy, Replication)>, ReadError> {
-    let metadata = &context.metadata;
-    let Some(topic) = metadata.topics().get(name).await? else { return Ok(None) };
-    effective(context, name, &topic).await.map(Some)
+/// What is in force for a topic, from itself up to the cluster's default; `None` when it is gone, also if another has its name.
+/// A policy that can't be read is an error, never a default.
+pub(super) async fn policy_of(
+    context: &Context,
+    name: &TopicName,
+    id: TopicId,
+) -> Result<Option<(PartitionPolicy, Replication)>, ReadError> {
+    match context.metadata.topics().get(name).await? {
+        Some(topic) if topic.value.id == id => effective(context, name, &topic).await.map(Some),
+        _ => Ok(None),
+    }
 }
 
 async fn effective(

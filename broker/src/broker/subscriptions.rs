@@ -66,7 +66,7 @@ impl Broker {
             Err(UpdateError::NotFound { .. }) => return Err(Fault::not_found("topic", "TOPIC_NOT_FOUND", &topic.name)),
             Err(error) => return Err(unchanged(error)),
         };
-        let open = self.0.opener.partitions.subscriptions_changed(topic.id);
+        let open = self.0.opener.partitions.changed(|handle| handle.topic_id() == topic.id);
         try_join_all(open.iter().map(|handle| self.acquaint(handle, &created))).await?;
         Ok(created)
     }

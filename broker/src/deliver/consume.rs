@@ -535,13 +535,16 @@ mod tests {
         }
     }
 
+    /// A client that asks nothing.
+    type Silent = futures::stream::Pending<Result<Ask<v1::SubscribeRequest>, Status>>;
+
     /// A stream of one partition, by a clock that is turned by hand; what its owner is told goes nowhere.
     struct World {
         clock: Clock,
         mailbox: Mailbox,
         responses: Responses<Say<v1::SubscribeResponse>>,
         metrics: DeliverMetrics,
-        session: Option<Session<futures::stream::Pending<Result<Ask<v1::SubscribeRequest>, Status>>>>,
+        session: Option<Session<Silent>>,
         _commands: mpsc::Receiver<Command>,
     }
 

@@ -177,8 +177,8 @@ async fn find(
         let (topic, subscription) = (TopicName::parse(topic)?, SubscriptionName::parse(subscription)?);
         let topic = edge.topic(&topic).await?;
         let subscription = edge.broker.subscription(&topic, &subscription, None, None).await?;
-        let ids = named.iter().flat_map(|(field, ids)| ids.iter().map(move |id| (*field, id.partition)));
-        for (field, unknown) in ids.filter(|(_, partition)| *partition >= topic.partitions) {
+        let mut ids = named.iter().flat_map(|(field, ids)| ids.iter().map(move |id| (*field, id.partition)));
+        if let Some((field, unknown)) = ids.find(|(_, partition)| *partition >= topic.partitions) {
             let text = format!("topic {} has {} partitions, and no partition {unknown}", topic.name, topic.partitions);
             return Err(Fault::invalid(field, "UNKNOWN_PARTITION", text));
         }

@@ -18,8 +18,9 @@ use crate::subscription;
 pub(crate) enum Command {
     /// To the partition's subscriptions.
     Subscriptions(subscription::Input),
-    /// The subscriptions that exist have changed: read them again. Answered once the machine knows.
-    Configure(SpecsKnown),
+    /// The subscriptions that exist have changed: read them again. Answered once the machine knows, if anybody waits
+    /// for that.
+    Configure(Option<SpecsKnown>),
     /// The policies in force now.
     Policy(PartitionPolicy, Replication),
     /// What is known of the segment that is written.

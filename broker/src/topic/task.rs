@@ -6,6 +6,7 @@ use std::time::Duration;
 use alluvium_metadata::ReadError;
 use alluvium_types::ids::TopicId;
 use alluvium_types::names::PartitionName;
+use alluvium_types::replication::Replication;
 use tokio::sync::{mpsc, watch};
 
 use super::bounds::{Bounds, OpenSegment};
@@ -46,7 +47,7 @@ pub(crate) struct OpenRequest {
     pub(crate) claim: Claim,
     pub(crate) session: Session,
     pub(crate) policy: PartitionPolicy,
-    pub(crate) replication: alluvium_types::replication::Replication,
+    pub(crate) replication: Replication,
     pub(crate) subscriptions: Vec<SubscriptionSpec>,
     pub(crate) lease: DispatchLease,
 }
@@ -166,9 +167,14 @@ impl PartitionTask {
         Ok((PartitionHandle::new(parts), task))
     }
 
-    /// The subscriptions that exist may have changed while it was opened.
-    pub(crate) fn subscriptions_changed(&mut self) {
+    /// What concerns it may have changed while it was opened. The policies in force were read since; it is over if its topic is
+    /// gone, or if that is not known: who asks next opens it anew.
+    pub(crate) async fn changed_meanwhile(&mut self, policy: Result<Option<(PartitionPolicy, Replication)>, ReadError>) {
         self.specs.ask(None);
+        match policy {
+            Ok(Some((policy, replication))) => self.set_policy(policy, replication),
+            Ok(None) | Err(_) => self.lost(Lost::Fenced).await,
+        }
     }
 
     /// Runs until ownership is over, or let go.
@@ -281,12 +287,8 @@ impl PartitionTask {
         let now = self.context.clock.mono();
         match command {
             Command::Subscriptions(input) => self.owner.apply(now, input),
-            Command::Configure(known) => self.specs.ask(Some(known)),
-            Command::Policy(policy, replication) => {
-                self.owner.set_policy(now, policy);
-                self.data.set_replication(replication);
-                self.state.set_replication(replication);
-            }
+            Command::Configure(known) => self.specs.ask(known),
+            Command::Policy(policy, replication) => self.set_policy(policy, replication),
             Command::OpenSegment(reply) => {
                 let open = self.owner.open_segment().zip(self.data.last_ledger());
                 let known = open.map(|((first, confirmed), ledger)| OpenSegment {
@@ -304,6 +306,12 @@ impl PartitionTask {
             }
             Command::Abandon => self.lost(Lost::Fenced).await,
         }
+    }
+
+    fn set_policy(&mut self, policy: PartitionPolicy, replication: Replication) {
+        self.owner.set_policy(self.context.clock.mono(), policy);
+        self.data.set_replication(replication);
+        self.state.set_replication(replication);
     }
 
     /// Ownership is over. Who waits is told; a successor finds out what became of what was on its way.

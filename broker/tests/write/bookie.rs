@@ -55,6 +55,11 @@ impl MemoryBookie {
         self.mood.send_replace(mood);
     }
 
+    /// How many calls wait for another mood.
+    pub(crate) fn waiting(&self) -> usize {
+        self.mood.receiver_count()
+    }
+
     /// The ledgers that hold anything, and how many entries.
     pub(crate) fn ledgers(&self) -> Vec<(LedgerId, usize)> {
         self.tables.lock().iter().map(|(ledger, table)| (*ledger, table.entries.len())).collect()

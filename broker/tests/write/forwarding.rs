@@ -24,7 +24,7 @@ async fn two(cluster: &Cluster) -> (Node, Node) {
     let (a, b) = (cluster.named("a", config()).await, cluster.named("b", config()).await);
     a.make_topic(4, v1::Policies::default()).await;
     place(cluster, &["a", "a", "b", "b"]).await;
-    eventually("both see both", async || a.broker.live_brokers() == 2 && b.broker.live_brokers() == 2).await;
+    eventually("both see both", async || a.broker.live_brokers().len() == 2 && b.broker.live_brokers().len() == 2).await;
     (a, b)
 }
 

@@ -1,10 +1,13 @@
 //! The write side of a broker, as its clients see it, over bookies and metadata in memory.
 
+mod audit;
 mod bookie;
+mod changes;
 mod cluster;
 mod consuming;
 mod forwarding;
 mod losses;
+mod operate;
 mod publishing;
 mod reading;
 mod retention;

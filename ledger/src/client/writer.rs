@@ -384,7 +384,10 @@ impl Task {
                 }
                 Notice::Changed(_) => {
                     self.metrics.record_changes.inc();
-                    self.publish_record();
+                    let before = self.record.borrow().value.last_fragment().ensemble.clone();
+                    if self.publish_record().value.last_fragment().ensemble != before {
+                        self.metrics.ensemble_changes.inc();
+                    }
                     self.count_replication();
                 }
                 Notice::Closed { hand_back, .. } => {

@@ -135,7 +135,7 @@ async fn a_dead_bookie_is_replaced_and_nothing_is_lost() {
     }
     until(|| writer.record().value.fragments.len() == 2).await;
     let metrics = cluster.ledgers.metrics();
-    assert_eq!((metrics.writers.get(), metrics.record_changes.get()), (1, 1));
+    assert_eq!((metrics.writers.get(), metrics.record_changes.get(), metrics.ensemble_changes.get()), (1, 1, 1));
     assert_eq!(
         (metrics.confirmed.get(), metrics.writers_under_replicated.get()),
         (6, i64::from(writer.record().value.is_under_replicated()))

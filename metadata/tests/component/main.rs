@@ -9,4 +9,5 @@ mod etcd;
 mod placements;
 mod repositories;
 mod sessions;
+mod topic_changes;
 mod voters;

@@ -66,12 +66,17 @@ fn ledger(id: LedgerId, epoch: Epoch, class: LedgerClass) -> LedgerMetadata {
 }
 
 impl World {
+    async fn create_topic(&self, name: &TopicName, partitions: u32) -> Result<Versioned<Topic>, UpdateError> {
+        let namespace = self.metadata.namespaces().get(name.namespace()).await?.expect("made before");
+        self.metadata.topics().create(name, partitions, Policies::default(), &namespace).await
+    }
+
     pub(crate) async fn topic(&self, name: &str) -> (TopicName, Versioned<Topic>) {
         let name = topic_name(name);
         // Each may be there from an earlier call.
         let _ = self.metadata.tenants().create(name.namespace().tenant(), Policies::default()).await;
         let _ = self.metadata.namespaces().create(name.namespace(), Policies::default()).await;
-        let topic = self.metadata.topics().create(&name, 4, Policies::default()).await.unwrap();
+        let topic = self.create_topic(&name, 4).await.unwrap();
         (name, topic)
     }
 
@@ -142,7 +147,7 @@ async fn what_holds_others_is_not_deleted_and_what_is_being_deleted_takes_nothin
     }
     let read = namespaces.get(namespace).await.unwrap().unwrap();
     namespaces.delete(namespace, &read).await.unwrap();
-    let refused = world.metadata.topics().create(&name, 1, Policies::default()).await;
+    let refused = world.metadata.topics().create(&name, 1, Policies::default(), &read).await;
     assert_eq!(refused, Err(UpdateError::NotFound { what: "the namespace" }));
     let read = tenants.get(tenant).await.unwrap().unwrap();
     tenants.delete(tenant, &read).await.unwrap();
@@ -162,7 +167,7 @@ async fn listings_are_paged_and_keep_to_their_parent() {
         let namespace = NamespaceName::parse(other).unwrap();
         world.metadata.namespaces().create(&namespace, Policies::default()).await.unwrap();
         let name = TopicName::parse(&format!("{other}/x")).unwrap();
-        world.metadata.topics().create(&name, 1, Policies::default()).await.unwrap();
+        world.create_topic(&name, 1).await.unwrap();
     }
     let namespace = NamespaceName::parse("tenant/space").unwrap();
     let (mut found, mut after) = (Vec::new(), None);
@@ -192,7 +197,8 @@ async fn partitions_are_added_and_never_taken_away() {
     assert!(matches!(topics.set_partitions(&name, &more, 7).await, Err(UpdateError::Illegal { .. })));
     assert!(matches!(topics.set_partitions(&name, &topic, 9).await, Err(UpdateError::Conflict { .. })), "an old version");
     for nonsense in [0, 4097] {
-        assert!(matches!(topics.create(&topic_name("n"), nonsense, Policies::default()).await, Err(UpdateError::Illegal { .. })));
+        let refused = world.create_topic(&topic_name("n"), nonsense).await;
+        assert!(matches!(refused, Err(UpdateError::Illegal { .. })));
     }
 }
 
@@ -246,6 +252,9 @@ async fn a_claim_raises_the_epoch_and_is_made_once() {
     assert_eq!(old, Err(UpdateError::NotOwner));
     let third = world.claim((&name, &topic), Some(&released), &a).await.unwrap();
     assert_eq!(third.value.epoch, Epoch::new(3), "an epoch is never given twice");
+    // What an operator asks: who had it until it was claimed, without letting it go.
+    let from = |owner: &Versioned<Owner>| owner.value.taken_from.as_ref().map(ToString::to_string);
+    assert_eq!((from(&first), from(&second), from(&third)), (None, Some("a".to_owned()), None));
     let outside = world.metadata.ownership().claim(index(4), Right::Topic(&name, &topic), None, &a.decider, "here").await;
     assert_eq!(outside, Err(UpdateError::NotFound { what: "the partition" }));
 }

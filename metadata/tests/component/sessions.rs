@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use alluvium_metadata::UpdateError;
+use alluvium_metadata::auditor::Audit;
 use alluvium_metadata::bookies::BookieInfo;
 use alluvium_metadata::brokers::{Broker, IfRegistered, WEIGHT_MAX};
 use alluvium_metadata::live::Live;
@@ -206,7 +207,13 @@ async fn one_broker_holds_the_auditors_office_while_its_session_lives() {
     assert!(auditors.run_for(&a.decider).await.unwrap());
     assert!(!auditors.run_for(&b.decider).await.unwrap());
     assert!(auditors.run_for(&a.decider).await.unwrap(), "it still holds it");
+    let audit = Audit { finished: Timestamp::from_millis(7), ledgers: 9, under_replicated: 2, on_absent_bookies: 1 };
+    assert_eq!(auditors.report(&b.decider, audit).await, Err(UpdateError::SessionGone), "it holds no office");
+    auditors.report(&a.decider, audit).await.unwrap();
+    assert_eq!(auditors.get().await.unwrap().unwrap().value.audit, Some(audit));
     a.session.end().await.unwrap();
+    assert_eq!(auditors.report(&a.decider, audit).await, Err(UpdateError::SessionGone), "its office ended with its session");
     assert!(auditors.run_for(&b.decider).await.unwrap());
+    assert_eq!(auditors.get().await.unwrap().unwrap().value.audit, None, "another has found nothing yet");
     auditors.compact(0).await.unwrap();
 }

@@ -1,7 +1,8 @@
 //! The auditor: retention also reaches partitions that nobody has loaded, deleted topics are cleaned up, tombstones of ledgers that
-//! nobody holds any more are forgotten, and metadata's history is let go. One broker at a time holds the office; nothing rests on
+//! nobody holds any more are forgotten, ledgers that are short of copies are counted, and metadata's history is let go. One broker at a time holds the office; nothing rests on
 //! that. Each round is bounded; the next one goes on where it ended.
 
+mod census;
 mod deleted_topics;
 mod retention;
 mod tombstones;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use super::Broker;
 use crate::error::chain;
 use crate::topic::retention::ClockGuard;
+use census::Census;
 use tombstones::Tombstones;
 use turns::Turns;
 
@@ -27,7 +29,9 @@ impl Broker {
         let interval = Duration::from_millis(context.config.audit_interval_ms);
         let mut guard = ClockGuard::default();
         let mut turns = Turns::new(Duration::from_millis(context.config.release_after_ms));
-        let mut tombstones = Tombstones::new(Duration::from_millis(context.config.forget_after_ms));
+        let mut census = Census::default();
+        let forget_after = Duration::from_millis(context.config.forget_after_ms);
+        let mut tombstones = Tombstones::new(forget_after);
         loop {
             tokio::select! {
                 () = context.own_tasks.stopping() => return,
@@ -36,7 +40,12 @@ impl Broker {
             let session = self.0.opener.session.borrow().clone();
             match context.metadata.auditors().run_for(session.decider()).await {
                 Ok(true) => {}
-                Ok(false) => continue,
+                Ok(false) => {
+                    // What it knew is the next one's to say, and a pass that it broke off counts nothing.
+                    (census, tombstones) = (Census::default(), Tombstones::new(forget_after));
+                    context.metrics.audited(None);
+                    continue;
+                }
                 Err(error) => {
                     tracing::debug!(%error, "the auditor's office could not be run for");
                     continue;
@@ -50,8 +59,15 @@ impl Broker {
                 if let Err(error) = self.audit_deleted().await {
                     tracing::warn!(error = chain(&error), "deleted topics are cleaned up later");
                 }
-                if let Err(error) = self.audit_tombstones(&mut tombstones).await {
-                    tracing::warn!(error = chain(&error), "tombstones are forgotten later");
+                match self.audit_ledgers(&mut tombstones, &mut census).await {
+                    Ok(Some(audit)) => {
+                        context.metrics.audited(Some(audit));
+                        if let Err(error) = context.metadata.auditors().report(session.decider(), audit).await {
+                            tracing::debug!(%error, "what the audit found is said after the next one");
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(error) => tracing::warn!(error = chain(&error), "ledgers are looked at later"),
                 }
                 if let Err(error) = context.metadata.auditors().compact(REVISIONS_KEPT).await {
                     tracing::debug!(%error, "history is kept a while longer");

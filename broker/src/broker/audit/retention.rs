@@ -63,7 +63,7 @@ impl Broker {
         }
         let Some(name) = context.metadata.topics().name_of(partition.topic).await? else { return Ok(false) };
         let Ok(topic) = self.topic_now(&name).await else { return Ok(false) };
-        let Some((policy, _)) = policy_of(context, &name).await? else { return Ok(false) };
+        let Some((policy, _)) = policy_of(context, &name, partition.topic).await? else { return Ok(false) };
         if topic.id != partition.topic || !may_be_due(segments, policy, wall) {
             return Ok(false);
         }

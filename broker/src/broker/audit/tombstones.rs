@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use alluvium_ledger::client::Deletion;
+use alluvium_metadata::auditor::Audit;
 use alluvium_metadata::{ReadError, UpdateError, Versioned};
 use alluvium_types::ids::{Incarnation, LedgerId};
 use alluvium_types::ledger::{BookieId, LedgerMetadata, LedgerState};
@@ -14,6 +15,7 @@ use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 
 use super::PAGE;
+use super::census::Census;
 use crate::broker::Broker;
 use crate::error::chain;
 
@@ -98,24 +100,33 @@ fn who_must_answer(tombstone: &LedgerMetadata, bookies: &Bookies) -> Option<Vec<
 }
 
 impl Broker {
-    /// Looks at the next records of ledgers, and forgets the tombstones among them that nobody needs.
-    pub(super) async fn audit_tombstones(&self, tombstones: &mut Tombstones) -> Result<(), ReadError> {
+    /// Looks at the next records of ledgers: counts them, and forgets the tombstones among them that nobody needs. Gives the count
+    /// once all have been looked at.
+    pub(super) async fn audit_ledgers(
+        &self,
+        tombstones: &mut Tombstones,
+        census: &mut Census,
+    ) -> Result<Option<Audit>, ReadError> {
         let ledgers = self.metadata().ledgers();
+        let live = self.live_bookies();
+        let mut counted = None;
         let now = self.clock().mono();
         let (mut looked_at, mut due) = (0, Vec::new());
         while looked_at < LOOKED_AT_PER_ROUND && due.len() < ASKED_PER_ROUND {
             let page = ledgers.list(tombstones.after, PAGE).await?;
             looked_at += page.records.len();
+            page.records.iter().for_each(|record| census.count(&record.value, &live));
             due.extend(page.records.into_iter().filter(|record| tombstones.is_due(now, record)));
             tombstones.turn(page.next);
             if tombstones.after.is_none() {
+                counted = Some(census.finish(self.clock().wall()));
                 break;
             }
         }
         let metrics = &self.context().metrics;
         metrics.tombstones.set(i64::try_from(tombstones.seen.len()).unwrap_or(i64::MAX));
         if due.is_empty() {
-            return Ok(());
+            return Ok(counted);
         }
         let bookies = self.bookies_there_are().await?;
         let mut outcomes = stream::iter(due)
@@ -139,7 +150,7 @@ impl Broker {
             metrics.forgotten_ledgers.inc_by(forgotten);
             tracing::info!(ledgers = forgotten, "deleted ledgers are forgotten: no bookie has anything of them");
         }
-        Ok(())
+        Ok(counted)
     }
 
     async fn forget(&self, tombstone: &Versioned<LedgerMetadata>, bookies: &Bookies) -> Outcome {

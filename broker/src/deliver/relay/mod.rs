@@ -52,6 +52,9 @@ const PARKED_MAX: usize = 1024;
 /// Bytes that may wait for a client, beside its largest message, of each owner elsewhere.
 const WINDOW_BYTES: usize = 2 << 20;
 
+/// What another broker says.
+pub(super) type Says<R> = BoxStream<'static, Result<Say<R>, Status>>;
+
 /// What tells one kind of stream from another.
 pub(super) trait Traffic: Clone + Send + Sync + 'static {
     /// What a client asks.
@@ -79,7 +82,7 @@ pub(super) trait Traffic: Clone + Send + Sync + 'static {
         peer: &crate::forward::Peer,
         partitions: &[PartitionIndex],
         requests: mpsc::Receiver<Ask<Self::Request>>,
-    ) -> impl Future<Output = Result<BoxStream<'static, Result<Say<Self::Response>, Status>>, Status>> + Send;
+    ) -> impl Future<Output = Result<Says<Self::Response>, Status>> + Send;
 
     /// A grant of credit.
     fn credit(grant: Grant) -> Self::Request;
@@ -439,7 +442,7 @@ where
 
     fn ended_well(&mut self, key: Key) -> Result<(), Status> {
         let Some(upstream) = self.upstreams.get(&key) else { return Ok(()) };
-        let partitions: Vec<PartitionIndex> = upstream.partitions.iter().copied().collect();
+        let partitions = upstream.partitions.clone();
         if self.traffic.is_complete(&partitions) {
             self.remove(key);
             return Ok(());

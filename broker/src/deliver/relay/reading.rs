@@ -9,13 +9,13 @@ use alluvium_proto::{PROTOCOL_VERSION, v1};
 use alluvium_types::fault::Fault;
 use alluvium_types::ids::{Offset, PartitionIndex};
 use futures::StreamExt;
-use futures::stream::{self, BoxStream};
+use futures::stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::subscribing::size_of;
-use super::{Asked, Traffic};
+use super::{Asked, Says, Traffic};
 use crate::broker::{StartAt, TopicInfo};
 use crate::deliver::growth::{Grown, Growth};
 use crate::deliver::line::{Ask, Say};
@@ -88,7 +88,7 @@ impl Traffic for Reading {
         peer: &Peer,
         partitions: &[PartitionIndex],
         requests: mpsc::Receiver<Ask<v1::ReadRequest>>,
-    ) -> Result<BoxStream<'static, Result<Say<v1::ReadResponse>, Status>>, Status> {
+    ) -> Result<Says<v1::ReadResponse>, Status> {
         use wire::forward_read_request::Ask as Asking;
         use wire::forward_read_response::Answer;
         let named = partitions.iter().map(|index| index.get()).collect();

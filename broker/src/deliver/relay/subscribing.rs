@@ -10,13 +10,13 @@ use alluvium_proto::v1::subscribe_response::Response;
 use alluvium_types::fault::Fault;
 use alluvium_types::ids::{Offset, PartitionIndex};
 use futures::StreamExt;
-use futures::stream::{self, BoxStream};
+use futures::stream;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::{Asked, Traffic};
+use super::{Asked, Says, Traffic};
 use crate::broker::TopicInfo;
 use crate::deliver::consume;
 use crate::deliver::growth::{Grown, Growth};
@@ -157,7 +157,7 @@ impl Traffic for Subscribing {
         peer: &Peer,
         partitions: &[PartitionIndex],
         requests: mpsc::Receiver<Ask<v1::SubscribeRequest>>,
-    ) -> Result<BoxStream<'static, Result<Say<v1::SubscribeResponse>, Status>>, Status> {
+    ) -> Result<Says<v1::SubscribeResponse>, Status> {
         use wire::forward_subscribe_request::Ask as Asking;
         use wire::forward_subscribe_response::Answer;
         let takeover = self.consumer.takeover;

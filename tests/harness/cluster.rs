@@ -1,4 +1,5 @@
-//! A cluster as processes: a real etcd, bookies and brokers, each started, killed and started again by its name.
+//! A cluster as processes: a real etcd, bookies and brokers, each started, killed, paused and started again by its name, and one
+//! address for its clients.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use alluvium_test_etcd::Etcd;
 use tempfile::TempDir;
 
+use crate::forwarder::{Forwarder, Way};
 use crate::process::{Output, Process, free_ports, isolated, run};
 
 /// How long sessions outlive their process: as short as etcd lets them be.
@@ -16,6 +18,8 @@ const SESSION_TTL: Duration = Duration::from_secs(2);
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 /// The size of a bookie's log files: small, so that a test does not spend its time on preparing them.
 const LOG_FILE_BYTES: u64 = 32 << 20;
+/// What its metadata is called among the members.
+const ETCD: &str = "etcd";
 /// The prefix of a cluster that shares its etcd with nobody.
 const PREFIX: &str = "alluvium/";
 /// How long a broker may take to see all bookies.
@@ -29,6 +33,7 @@ pub struct Cluster {
     /// What `cluster init` printed.
     pub id: String,
     members: BTreeMap<String, Member>,
+    front: Forwarder,
     dir: TempDir,
 }
 
@@ -60,7 +65,7 @@ impl Cluster {
         let etcd = Etcd::start();
         let dir = TempDir::new().expect("temporary folders can be made");
         let id = init(&etcd, PREFIX, dir.path()).ok().trim().to_owned();
-        let mut cluster = Self { etcd, id, members: BTreeMap::new(), dir };
+        let mut cluster = Self { etcd, id, members: BTreeMap::new(), front: Forwarder::start(), dir };
         for number in 0..bookies {
             cluster.add("bookie", &format!("bookie-{number}"), PREFIX, &bookie_sections());
         }
@@ -123,15 +128,34 @@ impl Cluster {
         member.process.spawn(isolated(&folder).arg(member.role).arg("--config").arg(&member.config));
     }
 
-    /// Starts a member again on its folder and ports, and waits until it serves.
+    /// Starts a member, or `etcd`, again on its folder and ports, and waits until it serves.
     pub fn restart(&mut self, name: &str) {
+        if name == ETCD {
+            return self.etcd.restart();
+        }
         self.spawn(name);
         self.process(name).wait_ready();
     }
 
-    /// Kills a member with SIGKILL.
+    /// Kills a member, or `etcd`, with SIGKILL.
     pub fn kill(&mut self, name: &str) {
-        self.process(name).kill();
+        if name == ETCD { self.etcd.kill() } else { self.process(name).kill() }
+    }
+
+    /// Asks a member to stop with SIGTERM, and waits until it has ended well.
+    pub fn stop(&mut self, name: &str) {
+        let code = self.process(name).terminate();
+        assert_eq!(code, Some(0), "{name} does not stop as asked:\n{}", self.logs());
+    }
+
+    /// Stops a member, or `etcd`, where it stands: its connections stay, and nobody answers.
+    pub fn pause(&mut self, name: &str) {
+        if name == ETCD { self.etcd.pause() } else { self.process(name).pause() }
+    }
+
+    /// Lets a paused one go on.
+    pub fn resume(&mut self, name: &str) {
+        if name == ETCD { self.etcd.resume() } else { self.process(name).resume() }
     }
 
     /// A member as a process.
@@ -142,6 +166,23 @@ impl Cluster {
     /// Where clients reach a broker.
     pub fn url(&self, broker: &str) -> String {
         format!("http://127.0.0.1:{}", self.member(broker).ports.client)
+    }
+
+    /// The one address for clients, whatever comes and goes behind it. New connections there go to the first of these brokers that
+    /// accepts.
+    pub fn reach(&self, brokers: &[&str]) -> String {
+        self.front.go(Way::First(self.client_ports(brokers)));
+        self.front.url()
+    }
+
+    /// The same address; new connections there go to these brokers in turn, to those of them that accept.
+    pub fn reach_in_turn(&self, brokers: &[&str]) -> String {
+        self.front.go(Way::InTurn(self.client_ports(brokers)));
+        self.front.url()
+    }
+
+    fn client_ports(&self, brokers: &[&str]) -> Vec<u16> {
+        brokers.iter().map(|broker| self.member(broker).ports.client).collect()
     }
 
     /// Where our own processes reach a member.

@@ -5,12 +5,14 @@
 #![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "a harness fails the test that uses it")]
 
 pub mod cluster;
+pub mod forwarder;
 pub mod process;
 pub mod server;
 pub mod wait;
 
 pub use alluvium_test_etcd::Etcd;
 pub use cluster::Cluster;
+pub use forwarder::{Forwarder, Way};
 pub use process::{Output, Process};
 pub use server::{Options, Server, can_have_disks};
 pub use wait::eventually;

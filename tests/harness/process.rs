@@ -147,9 +147,24 @@ impl Process {
     /// Asks the process to stop with SIGTERM and gives its exit code. It blocks: a test that has connections runs on several
     /// threads, or the process waits in vain for their end.
     pub fn terminate(&mut self) -> Option<i32> {
-        let child = self.child.as_ref()?;
-        kill_process(Pid::from_child(child), Signal::TERM).expect("a child can be signalled");
+        self.child.as_ref()?;
+        self.signal(Signal::TERM);
         self.wait_end()
+    }
+
+    /// Stops the process where it stands, with SIGSTOP: its connections stay, and nobody answers.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a paused process go on with SIGCONT.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        kill_process(Pid::from_child(child), signal).expect("a child can be signalled");
     }
 
     /// Waits until the process ends and gives its exit code.

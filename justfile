@@ -21,6 +21,11 @@ sim:
 crash:
     cargo test -p alluvium-bookie --test log_crash_states -- --nocapture
 
+# A hundred processes of a cluster killed under load, one at a time, and how long partitions did not serve.
+kills:
+    cargo build -p alluvium-cli
+    cargo test -p alluvium-tests --test cluster hundred_kills -- --ignored --nocapture
+
 # One producer, one partition, synced; and the disk's own speed beside it.
 speed:
     cargo build --release

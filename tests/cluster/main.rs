@@ -3,11 +3,15 @@
 #![expect(clippy::disallowed_methods, reason = "a test of processes looks at the outside world directly")]
 #![expect(clippy::print_stdout, reason = "a figure of a run is part of its result")]
 
+mod gaps;
 mod guide;
 mod kills;
 mod load;
+mod many_kills;
 mod metadata_away;
 mod operate;
 mod ports;
+mod rolling;
 mod scale;
 mod start;
+mod traffic;

@@ -5,6 +5,8 @@
 
 mod gaps;
 mod guide;
+mod internal_garbage;
+mod internal_input;
 mod kills;
 mod load;
 mod many_kills;
@@ -15,3 +17,4 @@ mod rolling;
 mod scale;
 mod start;
 mod traffic;
+mod wire;

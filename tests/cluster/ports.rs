@@ -1,45 +1,64 @@
-//! What a port serves: clients' services on the clients' port alone, our own on the internal one alone.
+//! What a port serves: clients' services on the clients' port alone, our own on the internal one alone, and each only what it is.
 
-use alluvium_proto::internal::v1 as internal;
-use alluvium_proto::internal::v1::bookie_service_client::BookieServiceClient;
-use alluvium_proto::v1;
-use alluvium_proto::v1::publish_service_client::PublishServiceClient;
-use alluvium_proto::v1::topic_service_client::TopicServiceClient;
+use std::path::Path;
+
 use alluvium_tests::Cluster;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use tonic_types::StatusExt;
 
-async fn channel(url: String) -> Channel {
-    Endpoint::from_shared(url).expect("a url").connect().await.expect("the port accepts")
+use crate::wire::{channel, raw_call, reason};
+
+/// Our own services, and on whose internal port each is served.
+const INTERNAL: &[(&str, &str)] = &[("alluvium.internal.v1.BookieService", "bookie-0")];
+
+/// The methods that the protos in a folder define, each as `/package.Service/Method` with its service.
+fn methods(folder: &str) -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto").join(folder);
+    let mut methods = Vec::new();
+    for file in std::fs::read_dir(folder).expect("readable") {
+        let text = std::fs::read_to_string(file.expect("readable").path()).expect("readable");
+        let (mut package, mut service) = ("", String::new());
+        for line in text.lines() {
+            let mut words = line.split([' ', ';', '(']).filter(|word| !word.is_empty());
+            match (words.next(), words.next()) {
+                (Some("package"), Some(name)) => package = name,
+                (Some("service"), Some(name)) => service = format!("{package}.{name}"),
+                (Some("rpc"), Some(name)) => methods.push((format!("/{service}/{name}"), service.clone())),
+                _ => {}
+            }
+        }
+    }
+    methods
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn internal_ports_serve_no_client_and_the_clients_port_serves_nothing_internal() {
     let mut cluster = Cluster::start(1, 1);
-    for member in ["broker-0", "bookie-0"] {
-        let channel = channel(cluster.internal_url(member)).await;
+    let internal_ports = [("broker-0", cluster.internal_url("broker-0")), ("bookie-0", cluster.internal_url("bookie-0"))];
+    let clients_port = ("the clients' port", cluster.url("broker-0"));
+    let (public, internal) = (methods("alluvium/v1"), methods("alluvium/internal/v1"));
+    assert!(public.len() > 20 && internal.len() > 7, "the protos were read: {public:?}, {internal:?}");
+    for (port, url) in internal_ports.iter().chain([&clients_port]) {
+        let channel = channel(url.clone()).await;
         let health = HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.expect("answers").into_inner();
-        assert_eq!(health.status(), ServingStatus::Serving, "{member}");
-        let create = v1::CreateTopicRequest { name: "public/default/t".to_owned(), partitions: 1, policies: None };
-        let refused = TopicServiceClient::new(channel.clone()).create_topic(create).await.expect_err("not served");
-        assert_eq!(refused.code(), Code::Unimplemented, "{member}: {refused:?}");
-        let reason = refused.get_error_details().error_info().map(|info| info.reason.clone());
-        assert_eq!(reason.as_deref(), Some("METHOD_UNKNOWN"), "{member}");
-        let publish = v1::PublishRequest { topic: "public/default/t".to_owned(), ..Default::default() };
-        let refused = PublishServiceClient::new(channel).publish(publish).await.expect_err("not served");
-        assert_eq!(refused.code(), Code::Unimplemented, "{member}: {refused:?}");
+        assert_eq!(health.status(), ServingStatus::Serving, "{port}");
+        let is_internal = *port != clients_port.0;
+        let elsewhere = internal.iter().filter(|(_, service)| !INTERNAL.contains(&(service, port)));
+        let refused = public.iter().filter(|_| is_internal).chain(elsewhere);
+        for (method, _) in refused {
+            let status = raw_call(&channel, method, 0, Vec::new()).await;
+            let said = (status.code(), reason(&status).0);
+            assert_eq!(said, (Code::Unimplemented, "METHOD_UNKNOWN".to_owned()), "{method} on {port}: {status}");
+        }
     }
-    let list = internal::ListRequest { incarnation: vec![0; 16].into(), after: None, limit: 1 };
-    for url in [cluster.url("broker-0"), cluster.internal_url("broker-0")] {
-        let refused = BookieServiceClient::new(channel(url).await).list(list.clone()).await.expect_err("not served");
-        assert_eq!(refused.code(), Code::Unimplemented, "{refused:?}");
+    for (service, member) in INTERNAL {
+        let channel = channel(cluster.internal_url(member)).await;
+        let (method, _) = internal.iter().find(|(_, of)| of == service).expect("a service of the protos");
+        let status = raw_call(&channel, method, 0, Vec::new()).await;
+        assert_ne!(status.code(), Code::Unimplemented, "{method} is served by {member}");
     }
-    let other_life = BookieServiceClient::new(channel(cluster.internal_url("bookie-0")).await).list(list).await;
-    assert_eq!(other_life.expect_err("another incarnation").code(), Code::FailedPrecondition, "this one is served, and refused");
     for (member, figures) in [("broker-0", "alluvium_ledger_"), ("bookie-0", "alluvium_bookie_")] {
         let process = cluster.process(member);
         assert_eq!(process.http("/healthz").map(|(status, _)| status), Some(200));

@@ -127,7 +127,8 @@ impl Process {
         self.started_in = begun.elapsed();
     }
 
-    fn is_ready(&self) -> bool {
+    /// Whether `/readyz` says so now.
+    pub fn is_ready(&self) -> bool {
         self.http("/readyz").is_some_and(|(status, _)| status == 200)
     }
 
@@ -186,6 +187,15 @@ impl Process {
     /// The process's id; `None` while it doesn't run.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// How much of the machine's memory it holds, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let pid = self.pid().expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("readable");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has a size");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib << 10
     }
 
     /// All that it printed so far.

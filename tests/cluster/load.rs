@@ -28,7 +28,11 @@ pub(crate) struct Load {
 }
 
 pub(crate) async fn create_topic(cluster: &Cluster) -> Client {
-    let client = Client::connect(cluster.url("broker-0")).await.expect("connected");
+    create_topic_at(cluster.url("broker-0")).await
+}
+
+pub(crate) async fn create_topic_at(url: String) -> Client {
+    let client = Client::connect(url).await.expect("connected");
     client.admin().create_topic(TOPIC, PARTITIONS, Default::default()).await.expect("created");
     client
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test of processes looks at the outside world directly")]
 #![expect(clippy::print_stdout, reason = "a figure of a run is part of its result")]
 
+mod clocks;
 mod gaps;
 mod guide;
 mod internal_garbage;

@@ -10,7 +10,7 @@ use alluvium_test_etcd::Etcd;
 use tempfile::TempDir;
 
 use crate::forwarder::{Forwarder, Way};
-use crate::process::{Output, Process, free_ports, isolated, run};
+use crate::process::{Output, Process, at_another_time, free_ports, isolated, run};
 
 /// How long sessions outlive their process: as short as etcd lets them be.
 const SESSION_TTL: Duration = Duration::from_secs(2);
@@ -43,6 +43,8 @@ struct Member {
     role: &'static str,
     config: PathBuf,
     ports: Ports,
+    /// How far its wall clock is from everybody else's, as `faketime` takes it.
+    clock: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -113,7 +115,7 @@ impl Cluster {
         let path = self.dir.path().join(format!("{name}.toml"));
         std::fs::write(&path, config).expect("writable");
         let process = Process::new(self.dir.path().join(format!("{name}.log")), http);
-        self.members.insert(name.to_owned(), Member { process, role, config: path, ports });
+        self.members.insert(name.to_owned(), Member { process, role, config: path, ports, clock: None });
     }
 
     /// Makes the record of another cluster in the same etcd.
@@ -125,7 +127,24 @@ impl Cluster {
     pub fn spawn(&mut self, name: &str) {
         let folder = self.dir.path().to_owned();
         let member = self.member_mut(name);
-        member.process.spawn(isolated(&folder).arg(member.role).arg("--config").arg(&member.config));
+        let mut command = match member.clock {
+            None => isolated(&folder),
+            Some(clock) => at_another_time(&folder, clock),
+        };
+        member.process.spawn(command.arg(member.role).arg("--config").arg(&member.config));
+    }
+
+    /// From its next start on a member's wall clock is so far off, such as `+1h`.
+    pub fn set_clock(&mut self, name: &str, off: &'static str) {
+        self.member_mut(name).clock = Some(off);
+    }
+
+    /// From its next start on these lines stand in a member's own section too.
+    pub fn configure(&mut self, name: &str, lines: &str) {
+        let member = self.member(name);
+        let text = std::fs::read_to_string(&member.config).expect("readable");
+        let section = format!("[{}]\n", member.role);
+        std::fs::write(&member.config, text.replace(&section, &format!("{section}{lines}"))).expect("writable");
     }
 
     /// Starts a member, or `etcd`, again on its folder and ports, and waits until it serves.

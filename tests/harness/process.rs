@@ -65,6 +65,16 @@ pub fn isolated(config: &Path) -> Command {
     command
 }
 
+/// The same with a wall clock that is so far off. The monotonic one, which decides, is everybody's.
+pub(crate) fn at_another_time(config: &Path, off: &str) -> Command {
+    let mut command = Command::new("faketime");
+    // Its older releases know the switch by the shorter name.
+    command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
+    command.args(["-m", "-f", off]).arg(binary());
+    without_user(&mut command, config);
+    command
+}
+
 pub(crate) fn without_user(command: &mut Command, config: &Path) {
     command.env("XDG_CONFIG_HOME", config).env_remove("ALLUVIUM_SERVER").env_remove("ALLUVIUM_COMMAND");
 }
@@ -111,7 +121,10 @@ impl Process {
         assert!(self.child.is_none(), "it runs already");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).expect("writable");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("cloneable")).stderr(log);
-        self.child = Some(command.spawn().expect("the binary starts"));
+        let program = command.get_program().to_string_lossy().into_owned();
+        let spawned = command.spawn();
+        self.child =
+            Some(spawned.unwrap_or_else(|error| panic!("{program} does not start ({error}): ./test installs what is missing")));
     }
 
     /// Waits until `/readyz` says so.

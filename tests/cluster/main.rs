@@ -13,6 +13,7 @@ mod load;
 mod many_kills;
 mod metadata_away;
 mod operate;
+mod paused_owner;
 mod ports;
 mod rolling;
 mod scale;

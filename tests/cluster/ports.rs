@@ -11,7 +11,8 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::wire::{channel, raw_call, reason};
 
 /// Our own services, and on whose internal port each is served.
-const INTERNAL: &[(&str, &str)] = &[("alluvium.internal.v1.BookieService", "bookie-0")];
+const INTERNAL: &[(&str, &str)] =
+    &[("alluvium.internal.v1.BookieService", "bookie-0"), ("alluvium.internal.v1.ForwardService", "broker-0")];
 
 /// The methods that the protos in a folder define, each as `/package.Service/Method` with its service.
 fn methods(folder: &str) -> Vec<(String, String)> {

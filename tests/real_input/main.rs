@@ -1,4 +1,4 @@
-//! 336,776 flights through a topic of four partitions, with the server killed on the way.
+//! 336,776 flights through a topic of four partitions, with processes killed on the way.
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stdout,
@@ -6,4 +6,5 @@
 )]
 
 mod flights;
+mod one_machine;
 mod story;

@@ -49,6 +49,11 @@ impl EnsembleChange {
         self.seats.iter().any(|seat| seat.opening.is_some_and(|(open, _)| open == call))
     }
 
+    /// The candidate that this question was put to.
+    pub(crate) fn candidate(&self, call: CallId) -> Option<&BookieId> {
+        self.seats.iter().find(|seat| seat.opening.is_some_and(|(open, _)| open == call)).map(|seat| &seat.candidate)
+    }
+
     /// The candidate that was asked knows the ledger now.
     pub(crate) fn opened(&mut self, call: CallId) {
         for seat in &mut self.seats {

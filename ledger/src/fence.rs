@@ -74,9 +74,9 @@ impl FencePhase {
         asked
     }
 
-    /// Whether this question was asked here.
-    pub(crate) fn asked(&self, call: CallId) -> bool {
-        self.calls.contains_key(&call)
+    /// Whom this question was put to here.
+    pub(crate) fn asked(&self, call: CallId) -> Option<&BookieId> {
+        self.calls.get(&call).map(|place| &self.members[*place].bookie)
     }
 
     /// Takes an answer; `None` when it was lost.

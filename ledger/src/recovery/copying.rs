@@ -109,8 +109,9 @@ impl Copying {
         }
     }
 
-    pub(crate) fn asked(&self, call: CallId) -> bool {
-        self.calls.contains_key(&call)
+    /// Whom this add was sent to from here.
+    pub(crate) fn asked(&self, call: CallId) -> Option<&BookieId> {
+        self.calls.get(&call).map(|(place, _)| &self.members[*place].bookie)
     }
 
     pub(crate) fn answered(&mut self, now: Mono, call: CallId, answer: &Answer) -> CopyVerdict {

@@ -139,8 +139,9 @@ impl Evidence {
         questions
     }
 
-    pub(crate) fn asked(&self, call: CallId) -> bool {
-        self.calls.contains_key(&call)
+    /// Whom this question was put to here.
+    pub(crate) fn asked(&self, call: CallId) -> Option<&BookieId> {
+        self.calls.get(&call).map(|(place, ..)| &self.witnesses[*place].bookie)
     }
 
     /// Takes an answer. What does not match its checksum is not known (B4); what is not in the member's share is not evidence.

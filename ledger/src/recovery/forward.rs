@@ -61,8 +61,14 @@ impl Forward {
         }
     }
 
+    /// Whom this question was put to.
+    pub(super) fn asked(&self, call: CallId) -> Option<&BookieId> {
+        let spare = || self.change.as_ref().and_then(|change| change.candidate(call));
+        self.evidence.asked(call).or_else(|| self.copying.asked(call)).or_else(spare)
+    }
+
     pub(super) fn on_answer(&mut self, now: Mono, call: CallId, answer: Answer, config: &RecoveryConfig) -> FenceVerdict {
-        if self.evidence.asked(call) {
+        if self.evidence.asked(call).is_some() {
             match answer {
                 Answer::Read(Ok(answer)) => self.evidence.answered(now, call, answer),
                 Answer::Read(Err(ReadRefusal::Stale)) => return FenceVerdict::Superseded,
@@ -73,7 +79,7 @@ impl Forward {
                 }
                 _ => self.evidence.no_answer(now, call),
             }
-        } else if self.copying.asked(call) {
+        } else if self.copying.asked(call).is_some() {
             match self.copying.answered(now, call, &answer) {
                 CopyVerdict::Noted => {}
                 CopyVerdict::Superseded => return FenceVerdict::Superseded,

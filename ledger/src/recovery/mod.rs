@@ -6,11 +6,13 @@
 //! - L5: every entry of the closed ledger is on an ack quorum of the ensemble that the closing record names.
 //! - C9: it never starts before the last fragment. C10: a changed ensemble stays its own until the closing record. C11: it reads
 //!   from the ensemble as it was. C13: its adds carry no LAC.
+//! - C69: a newer recovery is one that the record knows of; a bookie that tells of another one is left out ([`distrust`]).
 //! - C14: who loses a compare-and-set waits, at random and longer each time; two at once converge. A ledger found closed is an
 //!   answer.
 //! - Its memory is bounded: a window of entries, whatever the writer had in flight.
 
 mod copying;
+mod distrust;
 mod evidence;
 mod forward;
 
@@ -34,6 +36,7 @@ use crate::fragments;
 use crate::mutation::{Mutation, Mutations};
 use crate::placement::Candidate;
 use copying::Copying;
+use distrust::Distrust;
 use evidence::Evidence;
 use forward::Forward;
 
@@ -175,6 +178,7 @@ pub struct Recovery {
     entropy: Entropy,
     phase: Phase,
     rest: Backoff,
+    distrust: Distrust,
     give_up_at: Mono,
     /// The time of the last event.
     seen: Mono,
@@ -195,6 +199,7 @@ impl Recovery {
             entropy,
             phase: Phase::Resting { until: now, stuck: Stuck::Metadata },
             rest,
+            distrust: Distrust::default(),
             give_up_at,
             seen: now,
             calls: Calls::default(),
@@ -256,6 +261,7 @@ impl Recovery {
             Ok(None) => return self.end(Notice::Failed(RecoveryFailure::NoRecord)),
             Ok(Some(record)) => record,
         };
+        self.distrust.on_record(record.metadata.recovery);
         match record.metadata.state {
             LedgerState::Closed { .. } => self.end(Notice::Closed(record)),
             LedgerState::Deleting => self.end(Notice::Failed(RecoveryFailure::Deleted)),
@@ -340,8 +346,15 @@ impl Recovery {
     }
 
     fn on_answer(&mut self, now: Mono, call: CallId, answer: Answer) {
+        let asked = match &self.phase {
+            Phase::Fencing { record, fence } => fence.asked(call).map(|bookie| (bookie, record.metadata.recovery)),
+            Phase::Copying(forward) => forward.asked(call).map(|bookie| (bookie, forward.record.metadata.recovery)),
+            _ => None,
+        };
+        let Some((from, number)) = asked else { return };
+        let answer = self.distrust.weigh(from, number, answer);
         let verdict = match &mut self.phase {
-            Phase::Fencing { fence, .. } if fence.asked(call) => fence.answered(now, call, fence_answer(answer)),
+            Phase::Fencing { fence, .. } => fence.answered(now, call, fence_answer(answer)),
             Phase::Copying(forward) => forward.on_answer(now, call, answer, &self.config),
             _ => return,
         };

@@ -491,6 +491,46 @@ fn c69_a_recovery_whose_number_is_older_is_refused_by_bookies() {
 }
 
 #[test]
+fn c69_a_bookie_that_tells_of_a_recovery_that_never_was_stops_none() {
+    for liar in 0..3 {
+        let mut world = three();
+        for number in 0..3 {
+            world.store(number, 0..3, Some(1));
+        }
+        let mut recovery = Driver::recovery(live(0..6));
+        while recovery.machine.number().is_none() {
+            recovery.step(&mut world);
+        }
+        world.at(liar).fenced = Some(RecoveryNumber::new(u64::MAX));
+        recovery.pass(&mut world, ms(10_000));
+        assert_eq!(closed(&world), Some(2), "liar {liar}");
+        assert!(world.holes().is_empty());
+        assert!(matches!(&recovery.notices[..], [Notice::Closed(_)]));
+    }
+}
+
+#[test]
+fn c69_a_recovery_that_the_record_knows_of_is_believed() {
+    let mut world = three();
+    world.store(0, 0..2, None);
+    world.store(1, 0..2, None);
+    let mut older = Driver::recovery_with(live(0..3), RecoveryConfig::default(), 2);
+    while older.machine.number().is_none() {
+        older.step(&mut world);
+    }
+    // A newer one has claimed the ledger and fenced a bookie, and is not heard of again.
+    let mut newer = Driver::recovery_with(live(0..3), RecoveryConfig::default(), 3);
+    while newer.machine.number().is_none() {
+        newer.step(&mut world);
+    }
+    world.at(2).fenced = newer.machine.number();
+    older.pass(&mut world, ms(10_000));
+    assert_eq!(closed(&world), Some(1));
+    assert_eq!(world.metadata().recovery, RecoveryNumber::new(3), "it came back as a newer one itself");
+    assert_eq!(world.at(2).fenced, Some(RecoveryNumber::new(3)), "and nobody was left out");
+}
+
+#[test]
 fn a_deleted_ledger_and_an_unknown_one_are_told_apart() {
     let mut world = three();
     let record = world.record.clone().unwrap();

@@ -51,13 +51,17 @@ async fn another_clusters_prefix_and_a_name_that_is_taken_are_refused() {
     cluster.add_broker("astray", "astray", "other/");
     cluster.add_broker("nowhere", "nowhere", "empty/");
     cluster.add_broker("double", "broker-0", "alluvium/");
-    for name in ["astray", "nowhere", "double"] {
+    cluster.add_bookie("stray-bookie", "other/");
+    cluster.add_bookie("lost-bookie", "empty/");
+    for name in ["astray", "nowhere", "double", "stray-bookie", "lost-bookie"] {
         cluster.spawn(name);
     }
     let id = cluster.id.clone();
     for (name, said) in [
         ("astray", format!("metadata is of cluster {other}, not of {id}")),
         ("nowhere", format!("metadata holds no cluster, but should hold {id}")),
+        ("stray-bookie", format!("metadata is of cluster {other}, not of {id}")),
+        ("lost-bookie", format!("metadata holds no cluster, but should hold {id}")),
         ("double", "a broker broker-0 is alive at 127.0.0.1".to_owned()),
     ] {
         assert_eq!(cluster.process(name).wait_end(), Some(1), "{name} is refused:\n{}", cluster.logs());
@@ -68,4 +72,5 @@ async fn another_clusters_prefix_and_a_name_that_is_taken_are_refused() {
     client.admin().create_topic("public/default/t", 1, Default::default()).await.expect("and decides");
     let listed = cluster.tool("broker-0", &["cluster", "get", "-o", "json"]).ok();
     assert!(listed.contains(r#""brokers":1"#), "nobody else was registered: {listed}");
+    cluster.wait_bookies("broker-0", 1);
 }

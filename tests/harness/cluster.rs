@@ -96,6 +96,11 @@ impl Cluster {
         std::fs::write(&config, text.replace(&format!("name = {member:?}"), &format!("name = {name:?}"))).expect("writable");
     }
 
+    /// Adds another bookie, not started, that is told a prefix of its own.
+    pub fn add_bookie(&mut self, member: &str, prefix: &str) {
+        self.add("bookie", member, prefix, &bookie_sections());
+    }
+
     fn add(&mut self, role: &'static str, name: &str, prefix: &str, sections: &str) {
         let [client, internal, http] = free_ports();
         let ports = Ports { client, internal };
@@ -226,6 +231,11 @@ impl Cluster {
             assert!(begun.elapsed() < SEEN_LIMIT, "{broker} does not see {count} bookies: {listed}");
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// A folder that goes with the cluster.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
     }
 
     /// What all members printed so far.

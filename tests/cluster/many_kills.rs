@@ -10,10 +10,11 @@ use crate::gaps::Gaps;
 use crate::traffic::{Rate, Traffic};
 
 const RATE: Rate = Rate { topic: "public/default/many", partitions: 100, messages: 5_000 };
+const BROKERS: [&str; 2] = ["broker-0", "broker-1"];
 const BOOKIES: usize = 3;
 /// What is killed: its kind, and its names.
 const VICTIMS: [(&str, &[&str]); 3] =
-    [("broker", &["broker-0", "broker-1"]), ("bookie", &["bookie-0", "bookie-1", "bookie-2"]), ("etcd", &["etcd"])];
+    [("broker", &BROKERS), ("bookie", &["bookie-0", "bookie-1", "bookie-2"]), ("etcd", &["etcd"])];
 /// How long the load runs before a kill, at most.
 const BEFORE_MS: u64 = 1_000;
 /// How long a victim stays away, at most: longer than its session.
@@ -35,9 +36,9 @@ impl Dice {
 
 async fn kill_one_at_a_time(kills: usize, seed: u32) {
     println!("{kills} kills, seed {seed}");
-    let mut cluster = Cluster::start(BOOKIES, 2);
+    let mut cluster = Cluster::start(BOOKIES, BROKERS.len());
     let mut dice = Dice(seed);
-    let client = Client::connect(cluster.reach(&["broker-0", "broker-1"])).await.expect("connected");
+    let client = Client::connect(cluster.reach_in_turn(&BROKERS)).await.expect("connected");
     let traffic = Traffic::start(&client, RATE).await;
     traffic.flows("at first").await;
     let begun = Instant::now();
@@ -52,7 +53,7 @@ async fn kill_one_at_a_time(kills: usize, seed: u32) {
         tokio::time::sleep(Duration::from_millis(away)).await;
         cluster.restart(victim);
         traffic.flows(&format!("after {victim} was away for {away} ms")).await;
-        for broker in ["broker-0", "broker-1"] {
+        for broker in BROKERS {
             cluster.wait_bookies(broker, BOOKIES);
         }
     }

@@ -9,26 +9,23 @@ use crate::gaps::Gaps;
 use crate::traffic::{Rate, Traffic};
 
 const RATE: Rate = Rate { topic: "public/default/rolling", partitions: 100, messages: 5_000 };
+const BROKERS: [&str; 2] = ["broker-0", "broker-1"];
 const BOOKIES: [&str; 3] = ["bookie-0", "bookie-1", "bookie-2"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_fails_no_client() {
-    let mut cluster = Cluster::start(BOOKIES.len(), 2);
-    let client = Client::connect(cluster.reach(&["broker-0", "broker-1"])).await.expect("connected");
+    let mut cluster = Cluster::start(BOOKIES.len(), BROKERS.len());
+    let client = Client::connect(cluster.reach_in_turn(&BROKERS)).await.expect("connected");
     let traffic = Traffic::start(&client, RATE).await;
     traffic.flows("at first").await;
     let mut events = Vec::new();
-    let brokers = [("broker-0", "broker-1"), ("broker-1", "broker-0")];
-    let members = brokers.iter().map(|(name, _)| ("broker", *name)).chain(BOOKIES.map(|name| ("bookie", name)));
+    let members = BROKERS.map(|name| ("broker", name)).into_iter().chain(BOOKIES.map(|name| ("bookie", name)));
     for (kind, name) in members {
-        if let Some((_, other)) = brokers.iter().find(|(broker, _)| *broker == name) {
-            cluster.reach(&[other, name]);
-        }
         events.push((Instant::now(), kind));
         cluster.stop(name);
         cluster.restart(name);
         traffic.flows(&format!("after {name} was restarted")).await;
-        for broker in ["broker-0", "broker-1"] {
+        for broker in BROKERS {
             cluster.wait_bookies(broker, BOOKIES.len());
         }
     }

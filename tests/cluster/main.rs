@@ -10,6 +10,7 @@ mod guide;
 mod internal_garbage;
 mod internal_input;
 mod kills;
+mod languages;
 mod load;
 mod many_kills;
 mod metadata_away;

@@ -14,8 +14,19 @@ use crate::wire::{channel, raw_call, reason};
 const INTERNAL: &[(&str, &str)] =
     &[("alluvium.internal.v1.BookieService", "bookie-0"), ("alluvium.internal.v1.ForwardService", "broker-0")];
 
-/// The methods that the protos in a folder define, each as `/package.Service/Method` with its service.
-fn methods(folder: &str) -> Vec<(String, String)> {
+/// A method that a proto defines.
+#[derive(Debug)]
+struct Method {
+    /// `package.Service`
+    service: String,
+    /// `/package.Service/Method`
+    path: String,
+    /// Whether either side sends more than one message.
+    streams: bool,
+}
+
+/// The methods that the protos in a folder define.
+fn methods(folder: &str) -> Vec<Method> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto").join(folder);
     let mut methods = Vec::new();
     for file in std::fs::read_dir(folder).expect("readable") {
@@ -26,7 +37,10 @@ fn methods(folder: &str) -> Vec<(String, String)> {
             match (words.next(), words.next()) {
                 (Some("package"), Some(name)) => package = name,
                 (Some("service"), Some(name)) => service = format!("{package}.{name}"),
-                (Some("rpc"), Some(name)) => methods.push((format!("/{service}/{name}"), service.clone())),
+                (Some("rpc"), Some(name)) => {
+                    let (path, streams) = (format!("/{service}/{name}"), line.contains("(stream "));
+                    methods.push(Method { service: service.clone(), path, streams });
+                }
                 _ => {}
             }
         }
@@ -46,9 +60,9 @@ async fn internal_ports_serve_no_client_and_the_clients_port_serves_nothing_inte
         let health = HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.expect("answers").into_inner();
         assert_eq!(health.status(), ServingStatus::Serving, "{port}");
         let is_internal = *port != clients_port.0;
-        let elsewhere = internal.iter().filter(|(_, service)| !INTERNAL.contains(&(service, port)));
+        let elsewhere = internal.iter().filter(|method| !INTERNAL.contains(&(&method.service, port)));
         let refused = public.iter().filter(|_| is_internal).chain(elsewhere);
-        for (method, _) in refused {
+        for Method { path: method, .. } in refused {
             let status = raw_call(&channel, method, 0, Vec::new()).await;
             let said = (status.code(), reason(&status).0);
             assert_eq!(said, (Code::Unimplemented, "METHOD_UNKNOWN".to_owned()), "{method} on {port}: {status}");
@@ -56,9 +70,11 @@ async fn internal_ports_serve_no_client_and_the_clients_port_serves_nothing_inte
     }
     for (service, member) in INTERNAL {
         let channel = channel(cluster.internal_url(member)).await;
-        let (method, _) = internal.iter().find(|(_, of)| of == service).expect("a service of the protos");
-        let status = raw_call(&channel, method, 0, Vec::new()).await;
-        assert_ne!(status.code(), Code::Unimplemented, "{method} is served by {member}");
+        for Method { path: method, .. } in internal.iter().filter(|method| method.service == *service && !method.streams) {
+            let status = raw_call(&channel, method, 3, vec![0xff; 3]).await;
+            let said = (status.code(), reason(&status).0);
+            assert_eq!(said, (Code::InvalidArgument, "REQUEST_MALFORMED".to_owned()), "{method} is served by {member}: {status}");
+        }
     }
     for (member, figures) in [("broker-0", "alluvium_ledger_"), ("bookie-0", "alluvium_bookie_")] {
         let process = cluster.process(member);

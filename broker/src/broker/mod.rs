@@ -389,6 +389,7 @@ async fn watch_storage(context: &Context, mut bookies: watch::Receiver<Live<Book
             }
         }
         tokio::select! {
+            biased;
             () = context.own_tasks.stopping() => return,
             changed = bookies.changed() => if changed.is_err() { return },
         }

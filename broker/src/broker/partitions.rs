@@ -1,6 +1,6 @@
 //! The partitions that a broker has, is opening, or is letting go.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -44,7 +44,7 @@ enum Place {
 /// All partitions of this broker.
 #[derive(Default)]
 pub(super) struct Partitions {
-    places: Mutex<HashMap<PartitionId, Place>>,
+    places: Mutex<BTreeMap<PartitionId, Place>>,
     /// How often a topic's subscriptions changed here. A partition that is opened meanwhile looks again.
     changes: AtomicU64,
 }
@@ -244,6 +244,7 @@ impl Opener {
         self.context.partition_tasks.spawn("former-owner", OnFailure::Log, async move {
             loop {
                 tokio::select! {
+                    biased;
                     () = context.partition_tasks.stopping() => break,
                     () = context.clock.sleep(FORMER_INTERVAL) => {}
                 }

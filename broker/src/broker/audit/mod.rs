@@ -30,6 +30,7 @@ impl Broker {
         let mut tombstones = Tombstones::new(Duration::from_millis(context.config.forget_after_ms));
         loop {
             tokio::select! {
+                biased;
                 () = context.own_tasks.stopping() => return,
                 () = context.clock.sleep(interval) => {}
             }
@@ -58,6 +59,7 @@ impl Broker {
                 }
             };
             tokio::select! {
+                biased;
                 () = context.own_tasks.stopping() => return,
                 () = round => {}
             }

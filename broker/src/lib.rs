@@ -10,6 +10,7 @@ pub mod config;
 pub mod deliver;
 pub mod error;
 pub mod metrics;
+pub mod mutation;
 mod ownership;
 pub mod publish;
 pub mod server;

@@ -18,6 +18,7 @@ use alluvium_types::names::BrokerName;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::mutation::Mutations;
 use crate::topic::cache::Tails;
 use crate::topic::lease::DispatchLease;
 
@@ -55,6 +56,8 @@ pub(crate) struct Context {
     /// Where owner tasks live: not on the connection's runtime that first asked for a partition.
     pub(crate) home: tokio::runtime::Handle,
     pub(crate) storage_full: AtomicBool,
+    /// The bug that a test has planted, if any.
+    pub(crate) mutations: Mutations,
 }
 
 impl Context {

@@ -38,6 +38,7 @@ pub use subscriptions::SubscriptionInfo;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::mutation::Mutations;
 use crate::topic::PartitionHandle;
 use crate::topic::cache::Tails;
 use crate::topic::command::Command;
@@ -149,6 +150,11 @@ pub enum StartAt {
 impl Broker {
     /// Registers the broker and begins to serve. Partitions are opened when they are asked for.
     pub async fn start(surroundings: Surroundings) -> Result<Self, StartError> {
+        Self::start_with(surroundings, Mutations::NONE).await
+    }
+
+    /// The same with a bug in it.
+    pub async fn start_with(surroundings: Surroundings, mutations: Mutations) -> Result<Self, StartError> {
         let Surroundings { config, name, address, internal_address, if_registered, metadata, ledgers, .. } = surroundings;
         let Surroundings { clock, entropy, limits, metrics, tasks, .. } = surroundings;
         let context = Arc::new(Context {
@@ -164,6 +170,7 @@ impl Broker {
             own_tasks: tasks.part(),
             home: tokio::runtime::Handle::current(),
             storage_full: AtomicBool::new(false),
+            mutations,
             config,
             name,
             internal_address,

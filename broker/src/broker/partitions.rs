@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use super::TopicInfo;
 use super::context::{Context, Session};
 use crate::error::{OpenError, chain};
+use crate::mutation::Mutation;
 use crate::ownership::Claim;
 use crate::topic::handle::moved;
 use crate::topic::owner::PartitionPolicy;
@@ -235,7 +236,9 @@ impl Opener {
     async fn lease(&self, claim: &Claim) -> Result<crate::topic::lease::DispatchLease, OpenError> {
         let context = Arc::clone(&self.context);
         let Some(former) = claim.former().cloned() else { return Ok(context.lease.clone()) };
-        if !context.metadata.ownership().is_live(&former).await? {
+        if !context.metadata.ownership().is_live(&former).await?
+            || context.mutations.has(Mutation::OrderedDispatchBeforeFormerIsGone)
+        {
             return Ok(context.lease.clone());
         }
         let lease = context.lease.after_former();

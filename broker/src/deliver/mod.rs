@@ -21,4 +21,5 @@ pub mod service;
 mod settle;
 
 pub use metrics::DeliverMetrics;
+pub use outbox::Responses;
 pub use service::ConsumeEdge;

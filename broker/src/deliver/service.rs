@@ -101,7 +101,8 @@ impl ConsumeEdge {
         self.broker.topic(name).await
     }
 
-    async fn open_subscribe<S>(&self, mut requests: S) -> Result<Responses<v1::SubscribeResponse>, Fault>
+    /// Serves a subscription's stream, whatever carries it. Resolves once it is open.
+    pub async fn subscription<S>(&self, mut requests: S) -> Result<Responses<v1::SubscribeResponse>, Fault>
     where
         S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send + 'static,
     {
@@ -174,7 +175,7 @@ impl ConsumeService for ConsumeEdge {
         &self,
         request: Request<Streaming<v1::SubscribeRequest>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        self.open_subscribe(request.into_inner()).await.map(Response::new).map_err(|fault| to_status(&fault))
+        self.subscription(request.into_inner()).await.map(Response::new).map_err(|fault| to_status(&fault))
     }
 
     async fn pull(&self, request: Request<v1::PullRequest>) -> Result<Response<v1::PullResponse>, Status> {

@@ -13,4 +13,4 @@ mod service;
 mod session;
 mod unary;
 
-pub use service::PublishEdge;
+pub use service::{PublishEdge, Responses};

@@ -42,6 +42,14 @@ impl PublishEdge {
         Self { broker, sticky: Arc::default() }
     }
 
+    /// Serves a stream, whatever carries it. Resolves once it is open.
+    pub async fn stream<S>(&self, requests: S) -> Result<Responses, Fault>
+    where
+        S: Stream<Item = Result<v1::PublishStreamRequest, Status>> + Unpin + Send + Sync + 'static,
+    {
+        self.open(requests, Share::default()).await
+    }
+
     async fn open<S>(&self, mut requests: S, share: Share) -> Result<Responses, Fault>
     where
         S: Stream<Item = Result<v1::PublishStreamRequest, Status>> + Unpin + Send + Sync + 'static,
@@ -73,7 +81,7 @@ impl PublishEdge {
 }
 
 /// The responses of a stream, as the transport wants them.
-type Responses = Pin<Box<dyn Stream<Item = Result<v1::PublishStreamResponse, Status>> + Send>>;
+pub type Responses = Pin<Box<dyn Stream<Item = Result<v1::PublishStreamResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl PublishService for PublishEdge {

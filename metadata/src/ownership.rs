@@ -47,6 +47,9 @@ pub struct Owner {
     pub epoch: Epoch,
     /// Who made it; `None` once released.
     pub holder: Option<OwnerHolder>,
+    /// Who held it before and did not let it go, as far as their sessions lived when the newest claim was made: any of them may
+    /// still dispatch until its session is gone (M4), however many claims came after its own.
+    pub former: Vec<OwnerHolder>,
 }
 
 /// By what right a partition is claimed.
@@ -83,7 +86,8 @@ impl Ownership {
     }
 
     /// Claims a partition: raises the epoch over `current`, which was read (`None`: never claimed). One transaction compares
-    /// that record, the decider's session and the topic (M2). Then, before anything is appended: fence and recover (C62).
+    /// that record, the decider's session and the topic (M2). Then, before anything is appended: fence and recover (C62). Former
+    /// holders whose sessions live go over into the new record: at most one for each session that lives.
     pub async fn claim(
         &self,
         index: PartitionIndex,
@@ -103,6 +107,15 @@ impl Ownership {
                 (id, Key::DeletedTopic(id).encode(), Condition::CreateRevision(deleted.create_revision))
             }
         };
+        let mut before = current.map_or_else(Vec::new, |current| current.value.former.clone());
+        before.extend(current.and_then(|current| current.value.holder.clone()));
+        let mut former: Vec<OwnerHolder> = Vec::new();
+        for holder in before {
+            // A session that is gone never comes back.
+            if holder.session != decider.session && !former.contains(&holder) && self.is_live(&holder).await? {
+                former.push(holder);
+            }
+        }
         let owner = Owner {
             epoch: current.map_or(Epoch::ZERO, |c| c.value.epoch).next(),
             holder: Some(OwnerHolder {
@@ -111,6 +124,7 @@ impl Ownership {
                 session_revision: decider.create_revision,
                 address: address.to_owned(),
             }),
+            former,
         };
         let condition = current.map_or(Condition::Absent, |c| Condition::ModRevision(c.mod_revision));
         let (key, nonce) = (Key::Owner(topic, index).encode(), self.0.nonce());
@@ -142,7 +156,7 @@ impl Ownership {
         owner: &Versioned<Owner>,
         decider: &Decider,
     ) -> Result<Versioned<Owner>, UpdateError> {
-        let released = Owner { epoch: owner.value.epoch, holder: None };
+        let released = Owner { holder: None, ..owner.value.clone() };
         let (key, nonce) = (Key::Owner(partition.topic, partition.index).encode(), self.0.nonce());
         let txn = decider.guard(
             Txn::new()
@@ -213,14 +227,16 @@ impl Record for Owner {
     type Wire = wire::OwnerRecord;
 
     fn to_wire(&self) -> Self::Wire {
+        let holder = |holder: &OwnerHolder| wire::OwnerHolder {
+            broker: holder.broker.to_string(),
+            session_id: uuid_bytes(holder.session.get()),
+            session_revision: holder.session_revision.get(),
+            address: holder.address.clone(),
+        };
         wire::OwnerRecord {
             epoch: self.epoch.get(),
-            holder: self.holder.as_ref().map(|holder| wire::OwnerHolder {
-                broker: holder.broker.to_string(),
-                session_id: uuid_bytes(holder.session.get()),
-                session_revision: holder.session_revision.get(),
-                address: holder.address.clone(),
-            }),
+            holder: self.holder.as_ref().map(holder),
+            former: self.former.iter().map(holder).collect(),
         }
     }
 
@@ -233,6 +249,7 @@ impl Record for Owner {
                 address: holder.address,
             })
         };
-        Ok(Self { epoch: Epoch::new(wire.epoch), holder: wire.holder.map(holder).transpose()? })
+        let former = wire.former.into_iter().map(holder).collect::<Result<_, _>>()?;
+        Ok(Self { epoch: Epoch::new(wire.epoch), holder: wire.holder.map(holder).transpose()?, former })
     }
 }

@@ -24,6 +24,7 @@ use crate::error::{OpenError, chain};
 use crate::mutation::Mutation;
 use crate::ownership::Claim;
 use crate::topic::handle::moved;
+use crate::topic::lease::DispatchLease;
 use crate::topic::owner::PartitionPolicy;
 use crate::topic::task::{OpenRequest, PartitionTask};
 use crate::topic::{PartitionHandle, SubscriptionSpec};
@@ -226,39 +227,38 @@ impl Opener {
         let claim = Claim::make(&context.metadata, right, id, session.decider(), &context.internal_address).await?;
         let (policy, replication) = policy_of(context, &topic.name).await?.ok_or(OpenError::NoTopic)?;
         let subscriptions = specs_of(context, id).await?;
-        let lease = self.lease(&claim).await?;
+        let lease = self.lease(&claim);
         let request =
             OpenRequest { name: name.clone(), topic_id: id.topic, claim, session, policy, replication, subscriptions, lease };
         PartitionTask::open(Arc::clone(context), request).await
     }
 
-    /// Dispatching waits until a former owner's session is gone for certain (M4).
-    async fn lease(&self, claim: &Claim) -> Result<crate::topic::lease::DispatchLease, OpenError> {
+    /// Dispatching waits until the sessions of all former owners are gone for certain (M4).
+    fn lease(&self, claim: &Claim) -> DispatchLease {
         let context = Arc::clone(&self.context);
-        let Some(former) = claim.former().cloned() else { return Ok(context.lease.clone()) };
-        if !context.metadata.ownership().is_live(&former).await?
-            || context.mutations.has(Mutation::OrderedDispatchBeforeFormerIsGone)
-        {
-            return Ok(context.lease.clone());
+        let mut former = claim.former().to_vec();
+        if former.is_empty() || context.mutations.has(Mutation::OrderedDispatchBeforeFormerIsGone) {
+            return context.lease.clone();
         }
         let lease = context.lease.after_former();
         let waiting = lease.clone();
         let _home = self.context.home.enter();
-        self.context.partition_tasks.spawn("former-owner", OnFailure::Log, async move {
-            loop {
+        self.context.partition_tasks.spawn("former-owners", OnFailure::Log, async move {
+            while let Some(holder) = former.last() {
+                if let Ok(false) = context.metadata.ownership().is_live(holder).await {
+                    former.pop();
+                    continue;
+                }
                 tokio::select! {
                     biased;
-                    () = context.partition_tasks.stopping() => break,
+                    () = context.partition_tasks.stopping() => return Ok::<(), std::convert::Infallible>(()),
                     () = context.clock.sleep(FORMER_INTERVAL) => {}
                 }
-                if let Ok(false) = context.metadata.ownership().is_live(&former).await {
-                    waiting.former_is_gone();
-                    break;
-                }
             }
-            Ok::<(), std::convert::Infallible>(())
+            waiting.former_is_gone();
+            Ok(())
         });
-        Ok(lease)
+        lease
     }
 }
 

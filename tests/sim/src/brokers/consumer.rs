@@ -21,7 +21,7 @@ const CREDIT: u64 = 8;
 /// How long something is waited for before another broker is asked.
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// The longest time between a message and its ack.
-const THINKS: Duration = Duration::from_millis(40);
+const THINKS: Duration = Duration::from_millis(150);
 /// How long a client that has gone elsewhere stays connected.
 const GHOST: Duration = Duration::from_secs(4);
 
@@ -41,7 +41,7 @@ struct Work {
     /// To be acknowledged, with the time.
     due: VecDeque<(Mono, u64)>,
     /// Acks without a receipt.
-    open: BTreeMap<u64, u64>,
+    open: BTreeMap<u64, Vec<u64>>,
     next_id: u64,
 }
 
@@ -85,8 +85,8 @@ impl Consumer {
             if now.since(heard) >= PATIENCE {
                 return None;
             }
-            if let Some((_, offset)) = work.due.pop_front_if(|(due, _)| *due <= now) {
-                self.acknowledge(call, &mut work, offset).await?;
+            if work.due.front().is_some_and(|(due, _)| *due <= now) {
+                self.acknowledge(call, &mut work, now).await?;
                 continue;
             }
             let wake = work.due.front().map_or(heard.after(PATIENCE), |(due, _)| *due);
@@ -102,15 +102,15 @@ impl Consumer {
             };
             match answer.response? {
                 Response::Delivery(delivery) => {
+                    let thinks = self.dice.time(Duration::ZERO, THINKS);
                     for message in delivery.messages {
-                        let thought = self.dice.time(Duration::ZERO, THINKS);
-                        let due = work.due.back().map_or(heard, |(due, _)| heard.max(*due)).after(thought);
+                        let due = work.due.back().map_or(heard, |(due, _)| *due).max(heard.after(thinks));
                         work.due.push_back((due, message.offset));
                     }
                 }
                 Response::Receipts(receipts) => {
                     for receipt in receipts.receipts.into_iter().filter(|receipt| receipt.fault.is_none()) {
-                        if let Some(offset) = work.open.remove(&receipt.id) {
+                        for offset in work.open.remove(&receipt.id).unwrap_or_default() {
                             self.world.history.acknowledged(heard, of, offset);
                         }
                     }
@@ -127,13 +127,19 @@ impl Consumer {
         }
     }
 
-    async fn acknowledge(&self, call: &mut Consuming, work: &mut Work, offset: u64) -> Option<()> {
+    /// Acknowledges what is due, in one request.
+    async fn acknowledge(&self, call: &mut Consuming, work: &mut Work, now: Mono) -> Option<()> {
         work.next_id += 1;
-        work.open.insert(work.next_id, offset);
-        let ranges = vec![v1::OffsetRange { first: offset, last: offset }];
+        let mut offsets = Vec::new();
+        while let Some((_, offset)) = work.due.pop_front_if(|(due, _)| *due <= now) {
+            offsets.push(offset);
+        }
+        let (ranges, messages) =
+            (offsets.iter().map(|o| v1::OffsetRange { first: *o, last: *o }).collect(), offsets.len() as u64);
+        work.open.insert(work.next_id, offsets);
         let ack = v1::Ack { id: work.next_id, partition: self.partition, ranges, up_to: None };
         self.send(call, Request::Ack(ack)).await?;
-        self.send(call, Request::Credit(v1::Credit { messages: 1, bytes: 0 })).await
+        self.send(call, Request::Credit(v1::Credit { messages, bytes: 0 })).await
     }
 
     async fn send(&self, call: &mut Consuming, request: Request) -> Option<()> {

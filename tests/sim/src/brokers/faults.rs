@@ -7,7 +7,7 @@ use std::time::Duration;
 use alluvium_runtime::tasks::OnFailure;
 
 use super::node;
-use super::plan::{Item, Planned};
+use super::plan::{Item, Planned, Target};
 use super::world::World;
 
 /// How long the last fault is felt before all is healed.
@@ -27,8 +27,13 @@ pub(super) async fn strike(world: &Arc<World>) {
 
 fn one(world: &Arc<World>, item: Item) {
     let now = world.clock.mono();
+    let which = |target| match target {
+        Target::Favourite => world.favourite(),
+        Target::Number(number) => number,
+    };
     match item {
         Item::Kill { broker, away, told } => {
+            let broker = which(broker);
             if !world.nodes[broker].kill() {
                 return;
             }
@@ -39,6 +44,7 @@ fn one(world: &Arc<World>, item: Item) {
             later(world, away, move |world| restart_broker(world, broker));
         }
         Item::Pause { broker, span } => {
+            let broker = which(broker);
             if !world.nodes[broker].is_up() {
                 return;
             }
@@ -50,6 +56,7 @@ fn one(world: &Arc<World>, item: Item) {
             });
         }
         Item::Drain { broker, away } => {
+            let broker = which(broker);
             if world.nodes[broker].doors().is_none() {
                 return;
             }
@@ -65,12 +72,14 @@ fn one(world: &Arc<World>, item: Item) {
                 Ok::<(), Infallible>(())
             });
         }
-        Item::Favour { broker } => world.favour(broker),
+        Item::Favour { broker } => world.favour(which(broker)),
         Item::Cut { broker, bookie, span } => {
+            let broker = which(broker);
             world.history.fault(now, format_args!("n{broker} and b{bookie} are cut off"));
             world.bookies.cut((broker, bookie), span);
         }
         Item::Isolate { broker, span } => {
+            let broker = which(broker);
             world.history.fault(now, format_args!("n{broker} does not reach metadata"));
             world.plane.cut(broker, span);
         }

@@ -20,9 +20,9 @@ pub(super) mod stream {
 }
 
 /// How long things go wrong.
-const FAULTY: Duration = Duration::from_millis(6000);
-/// The latest moment at which a client that has something to publish waits for it.
-const GAP_MAX: Duration = Duration::from_millis(350);
+const FAULTY: Duration = Duration::from_millis(3500);
+/// The longest pause of a producer between two batches lies between these.
+const GAP: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(600));
 
 /// A run.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,13 +66,22 @@ pub struct Shape {
     pub rolls: bool,
 }
 
+/// Which broker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// The one that clients are told then.
+    Favourite,
+    /// This one.
+    Number(usize),
+}
+
 /// Something that goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Item {
     /// A broker is gone at once, and starts again later.
     Kill {
         /// Which.
-        broker: usize,
+        broker: Target,
         /// How long it is away.
         away: Duration,
         /// Whether its clients hear of it: they are told at once, or find out.
@@ -81,26 +90,26 @@ pub enum Item {
     /// A broker does not run for a while, and its clients go elsewhere when they have waited enough.
     Pause {
         /// Which.
-        broker: usize,
+        broker: Target,
         /// For how long.
         span: Duration,
     },
     /// A broker stops in an orderly way, and starts again later.
     Drain {
         /// Which.
-        broker: usize,
+        broker: Target,
         /// How long it is away.
         away: Duration,
     },
     /// Clients are told another broker from now on; those that are connected stay until something moves them.
     Favour {
         /// Which.
-        broker: usize,
+        broker: Target,
     },
     /// A broker and a bookie don't reach each other.
     Cut {
         /// The broker.
-        broker: usize,
+        broker: Target,
         /// The bookie.
         bookie: usize,
         /// For how long.
@@ -109,7 +118,7 @@ pub enum Item {
     /// A broker does not reach metadata.
     Isolate {
         /// The broker.
-        broker: usize,
+        broker: Target,
         /// For how long.
         span: Duration,
     },
@@ -138,11 +147,11 @@ impl Plan {
     pub fn draw(seed: u64) -> Self {
         let shape = Shape::draw(&mut Dice::new(seed, stream::SHAPE));
         let mut dice = Dice::new(seed, stream::FAULTS);
-        let count = dice.between(3, 8);
+        let count = dice.between(3, 7);
         let mut items: Vec<Planned> = (0..count)
             .map(|_| {
                 // An odd nanosecond: nothing else happens then, so that what is under way is under way as a whole.
-                let at = dice.time(Duration::from_millis(300), FAULTY) + Duration::from_nanos(1);
+                let at = dice.time(Duration::from_millis(200), FAULTY) + Duration::from_nanos(1);
                 Planned { at: Mono::from_duration(at), item: Item::draw(&mut dice, &shape) }
             })
             .collect();
@@ -160,10 +169,10 @@ impl Shape {
             brokers: dice.between(2, 3),
             bookies,
             replication,
-            partitions: dice.pick(&[1, 1, 2]),
-            producers: dice.between(1, 2),
-            batches: dice.between(12, 30) as u64,
-            gap: dice.time(Duration::from_millis(20), GAP_MAX),
+            partitions: dice.pick(&[1, 1, 1, 2]),
+            producers: dice.pick(&[1, 1, 2]),
+            batches: dice.between(8, 16) as u64,
+            gap: dice.time(GAP.0, GAP.1),
             hop: (Duration::from_micros(100), Duration::from_millis(slow)),
             breaks_once_in: dice.pick(&[0, 200, 60]),
             lost_once_in: dice.pick(&[0, 50, 15]),
@@ -176,13 +185,15 @@ impl Shape {
 
 impl Item {
     fn draw(dice: &mut Dice, shape: &Shape) -> Self {
-        let (broker, bookie) = (dice.index(shape.brokers), dice.index(shape.bookies));
+        let number = Target::Number(dice.index(shape.brokers));
+        let broker = if dice.chance(0.5) { Target::Favourite } else { number };
+        let bookie = dice.index(shape.bookies);
         let span = dice.time(Duration::from_millis(50), Duration::from_millis(2500));
         match dice.below(20) {
             0..4 => Self::Kill { broker, away: span, told: dice.chance(0.7) },
             4..9 => Self::Pause { broker, span },
             9..11 => Self::Drain { broker, away: span },
-            11..14 => Self::Favour { broker },
+            11..14 => Self::Favour { broker: number },
             14..16 => Self::Cut { broker, bookie, span },
             16..18 => Self::Isolate { broker, span },
             _ => Self::Crash { bookie, away: span / 2, power: dice.chance(0.5) },

@@ -4,8 +4,8 @@
 //! memory, and the bookies' stores over simulated disks. Around them is only what production has from its machines: time, chance,
 //! processes that die and stand still, a network, and clients.
 //!
-//! Read in this order: `plan`, `world`, `node`, `bookies`, `metadata`, `link`, `producer`, `consumer`, `faults`, `history`, `finish`,
-//! then `campaign`, `report`.
+//! Read in this order: `plan`, `world`, `node`, `bookies`, `bookie_client`, `metadata`, `link`, `producer`, `consumer`, `faults`,
+//! `history`, `finish`, then [`campaign`], [`report`].
 
 mod bookie_client;
 mod bookies;

@@ -12,10 +12,12 @@ check:
 test:
     ./test
 
-# A million seeds of the simulator, and its power report.
+# A million seeds of the simulator, 100,000 of several brokers, and their power reports.
 sim:
     cargo run -p alluvium-sim --release -- --seeds 1000000
     cargo run -p alluvium-sim --release -- --mutations
+    cargo run -p alluvium-sim --release -- --brokers --seeds 100000
+    cargo run -p alluvium-sim --release -- --brokers --mutations
 
 # Crash states of the log engine against the reference model.
 crash:

@@ -11,6 +11,7 @@ pub mod deliver;
 pub mod error;
 pub mod forward;
 pub mod metrics;
+pub mod mutation;
 mod ownership;
 pub mod publish;
 pub mod server;

@@ -15,8 +15,6 @@ pub(crate) struct Claim(Arc<Parts>);
 struct Parts {
     partition: PartitionId,
     owner: Versioned<Owner>,
-    /// Who held it before, if it was not let go.
-    former: Option<OwnerHolder>,
     decider: Decider,
 }
 
@@ -32,13 +30,12 @@ impl Claim {
         address: &str,
     ) -> Result<Self, UpdateError> {
         let owner = metadata.ownership().claim(partition.index, right, current.as_ref(), decider, address).await?;
-        let former = current.and_then(|current| current.value.holder).filter(|holder| holder.session != decider.session);
-        Ok(Self(Arc::new(Parts { partition, owner, former, decider: decider.clone() })))
+        Ok(Self(Arc::new(Parts { partition, owner, decider: decider.clone() })))
     }
 
-    /// Whoever held the partition in another session, and has not let it go.
-    pub(crate) fn former(&self) -> Option<&OwnerHolder> {
-        self.0.former.as_ref()
+    /// Whoever held the partition in another session, has not let it go, and lived when this claim was made.
+    pub(crate) fn former(&self) -> &[OwnerHolder] {
+        &self.0.owner.value.former
     }
 
     /// Which partition.

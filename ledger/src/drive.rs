@@ -116,6 +116,9 @@ impl<M: Machine> Drive<M> {
             }
         };
         let event = tokio::select! {
+            biased;
+            () = wake => Event::Tick,
+            () = self.follow.changed() => Event::Bookies(self.world.pool.candidates()),
             Some(done) = self.open.next(), if !self.open.is_empty() => match done {
                 Ok((call, event, known)) => {
                     self.handles.remove(&call);
@@ -128,8 +131,6 @@ impl<M: Machine> Drive<M> {
                 // It was cancelled.
                 Err(_) => return,
             },
-            () = self.follow.changed() => Event::Bookies(self.world.pool.candidates()),
-            () = wake => Event::Tick,
         };
         self.machine.on_event(self.world.clock.mono(), event);
     }

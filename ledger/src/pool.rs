@@ -149,6 +149,7 @@ impl Follow {
             }
         };
         let changed = tokio::select! {
+            biased;
             changed = self.view.changed() => changed,
             changed = self.suspicions.changed() => changed,
             () = pardon => Ok(()),

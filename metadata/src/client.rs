@@ -11,8 +11,9 @@ use bytes::Bytes;
 
 use crate::error::{ReadError, Refusal, StoreError, UpdateError};
 use crate::keys::Key;
+use crate::mutation::{Mutation, Mutations};
 use crate::record::{self, Record, Versioned};
-use crate::store::{At, KeyValue, Page, Range, Store, Txn, TxnOutcome};
+use crate::store::{At, Compare, Condition, KeyValue, Page, Range, Store, Txn, TxnOutcome};
 
 /// How long a call that changed nothing so far is tried again before it fails.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,6 +28,7 @@ pub struct Metadata {
     entropy: Entropy,
     tasks: Tasks,
     patience: Duration,
+    mutations: Mutations,
 }
 
 /// By what a transaction is recognised when its answer was lost.
@@ -59,13 +61,20 @@ impl Metadata {
     /// Metadata in `store`. Waiting and keep-alives end when `tasks` are asked to stop: give it tasks of its own
     /// (`tasks.part()`) that stop after everything which uses it, so that what drains still has its session.
     pub const fn new(store: Store, clock: Clock, entropy: Entropy, tasks: Tasks) -> Self {
-        Self { store, clock, entropy, tasks, patience: PATIENCE }
+        Self { store, clock, entropy, tasks, patience: PATIENCE, mutations: Mutations::NONE }
     }
 
     /// The same with another patience: how long a call that changed nothing is tried again.
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// The same with a bug in it.
+    #[must_use]
+    pub const fn with_mutations(mut self, mutations: Mutations) -> Self {
+        self.mutations = mutations;
         self
     }
 
@@ -126,6 +135,8 @@ impl Metadata {
         let deadline = self.clock.mono().after(self.patience);
         let mut backoff = self.backoff();
         let mut open = false;
+        let planted = self.mutations.has(Mutation::SessionKeyNotCompared).then(|| without_sessions(txn));
+        let txn = planted.as_ref().unwrap_or(txn);
         loop {
             match self.store.txn(txn).await {
                 Ok(TxnOutcome::Committed { revision }) => return Ok(Decided::Committed(revision)),
@@ -244,6 +255,16 @@ impl Metadata {
             }
         }
     }
+}
+
+/// A transaction that does not ask whether the decider lives.
+fn without_sessions(txn: &Txn) -> Txn {
+    let mut txn = txn.clone();
+    let sessions = Key::LiveBrokers.encode();
+    let is_session =
+        |compare: &Compare| compare.key.starts_with(&sessions) && matches!(compare.condition, Condition::CreateRevision(_));
+    txn.compares.retain(|compare| !is_session(compare));
+    txn
 }
 
 impl From<Refusal> for UpdateError {

@@ -20,6 +20,7 @@ mod ledger_steps;
 pub mod ledgers;
 pub mod live;
 pub mod memory;
+pub mod mutation;
 pub mod ownership;
 pub mod placements;
 pub mod policies;

@@ -64,6 +64,7 @@ impl MemoryStore {
                     }
                 };
                 tokio::select! {
+                    biased;
                     () = stop.stopping() => return Ok::<(), String>(()),
                     () = due => {}
                     // The sender lives in the store.

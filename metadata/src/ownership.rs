@@ -52,6 +52,9 @@ pub struct Owner {
     pub since: Timestamp,
     /// Who held it in another session, and had not let it go when it was claimed.
     pub taken_from: Option<BrokerName>,
+    /// Who held it before and did not let it go, as far as their sessions lived when the newest claim was made: any of them may
+    /// still dispatch until its session is gone (M4), however many claims came after its own.
+    pub former: Vec<OwnerHolder>,
 }
 
 /// By what right a partition is claimed.
@@ -99,7 +102,8 @@ impl Ownership {
     }
 
     /// Claims a partition: raises the epoch over `current`, which was read (`None`: never claimed). One transaction compares
-    /// that record, the decider's session and the topic (M2). Then, before anything is appended: fence and recover (C62).
+    /// that record, the decider's session and the topic (M2). Then, before anything is appended: fence and recover (C62). Former
+    /// holders whose sessions live go over into the new record: at most one for each session that lives.
     pub async fn claim(
         &self,
         index: PartitionIndex,
@@ -119,10 +123,19 @@ impl Ownership {
                 (id, Key::DeletedTopic(id).encode(), Condition::CreateRevision(deleted.create_revision))
             }
         };
-        let former = current.and_then(|current| current.value.holder.as_ref());
+        let taken_from = current.and_then(|current| current.value.holder.as_ref());
+        let mut before = current.map_or_else(Vec::new, |current| current.value.former.clone());
+        before.extend(current.and_then(|current| current.value.holder.clone()));
+        let mut former: Vec<OwnerHolder> = Vec::new();
+        for holder in before {
+            // A session that is gone never comes back.
+            if holder.session != decider.session && !former.contains(&holder) && self.is_live(&holder).await? {
+                former.push(holder);
+            }
+        }
         let owner = Owner {
             since: self.0.clock().wall(),
-            taken_from: former.filter(|former| former.session != decider.session).map(|former| former.broker.clone()),
+            taken_from: taken_from.filter(|before| before.session != decider.session).map(|before| before.broker.clone()),
             epoch: current.map_or(Epoch::ZERO, |c| c.value.epoch).next(),
             holder: Some(OwnerHolder {
                 broker: decider.broker.clone(),
@@ -130,6 +143,7 @@ impl Ownership {
                 session_revision: decider.create_revision,
                 address: address.to_owned(),
             }),
+            former,
         };
         let condition = current.map_or(Condition::Absent, |c| Condition::ModRevision(c.mod_revision));
         let (key, nonce) = (Key::Owner(topic, index).encode(), self.0.nonce());
@@ -161,7 +175,7 @@ impl Ownership {
         owner: &Versioned<Owner>,
         decider: &Decider,
     ) -> Result<Versioned<Owner>, UpdateError> {
-        let released = Owner { epoch: owner.value.epoch, holder: None, since: self.0.clock().wall(), taken_from: None };
+        let released = Owner { holder: None, since: self.0.clock().wall(), taken_from: None, ..owner.value.clone() };
         let (key, nonce) = (Key::Owner(partition.topic, partition.index).encode(), self.0.nonce());
         let txn = decider.guard(
             Txn::new()
@@ -232,16 +246,18 @@ impl Record for Owner {
     type Wire = wire::OwnerRecord;
 
     fn to_wire(&self) -> Self::Wire {
+        let holder = |holder: &OwnerHolder| wire::OwnerHolder {
+            broker: holder.broker.to_string(),
+            session_id: uuid_bytes(holder.session.get()),
+            session_revision: holder.session_revision.get(),
+            address: holder.address.clone(),
+        };
         wire::OwnerRecord {
             epoch: self.epoch.get(),
-            holder: self.holder.as_ref().map(|holder| wire::OwnerHolder {
-                broker: holder.broker.to_string(),
-                session_id: uuid_bytes(holder.session.get()),
-                session_revision: holder.session_revision.get(),
-                address: holder.address.clone(),
-            }),
+            holder: self.holder.as_ref().map(holder),
             since_ms: self.since.as_millis(),
             taken_from: self.taken_from.as_ref().map(ToString::to_string).unwrap_or_default(),
+            former: self.former.iter().map(holder).collect(),
         }
     }
 
@@ -256,11 +272,13 @@ impl Record for Owner {
         };
         let taken_from = Some(wire.taken_from).filter(|name| !name.is_empty());
         let taken_from = taken_from.map(|name| BrokerName::parse(&name)).transpose().map_err(|error| error.to_string())?;
+        let former = wire.former.into_iter().map(holder).collect::<Result<_, _>>()?;
         Ok(Self {
             epoch: Epoch::new(wire.epoch),
             holder: wire.holder.map(holder).transpose()?,
             since: Timestamp::from_millis(wire.since_ms),
             taken_from,
+            former,
         })
     }
 }

@@ -10,6 +10,8 @@ use alluvium_types::time::{Mono, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::simulation::time::VirtualTime;
+
 /// A cheap handle to the time of this process.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
@@ -18,6 +20,7 @@ pub struct Clock(Source);
 enum Source {
     System { zero: Instant },
     Manual { now: watch::Sender<Mono>, wall: Arc<Mutex<Timestamp>> },
+    Simulated { time: VirtualTime, wall_zero: Timestamp },
 }
 
 /// The time was up before the future was done.
@@ -36,11 +39,17 @@ impl Clock {
         Self(Source::Manual { now: watch::Sender::new(Mono::default()), wall: Arc::new(Mutex::new(wall)) })
     }
 
+    /// The time of a simulation; at its zero the wall reading is `wall_zero`.
+    pub(crate) const fn simulated(time: VirtualTime, wall_zero: Timestamp) -> Self {
+        Self(Source::Simulated { time, wall_zero })
+    }
+
     /// The monotonic reading.
     pub fn mono(&self) -> Mono {
         match &self.0 {
             Source::System { zero } => Mono::from_duration(zero.elapsed()),
             Source::Manual { now, .. } => *now.borrow(),
+            Source::Simulated { time, .. } => time.now(),
         }
     }
 
@@ -52,13 +61,17 @@ impl Clock {
                 Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
             }
             Source::Manual { wall, .. } => *wall.lock(),
+            Source::Simulated { time, wall_zero } => {
+                let since = u64::try_from(time.now().as_duration().as_millis()).unwrap_or(u64::MAX);
+                Timestamp::from_millis(wall_zero.as_millis().saturating_add(since))
+            }
         }
     }
 
     /// Moves a manual clock, both readings; wakes who waits.
     ///
     /// # Panics
-    /// On the system's clock.
+    /// On any other clock.
     pub fn advance(&self, by: Duration) {
         let Source::Manual { now, wall } = &self.0 else { panic!("only a manual clock is turned by hand") };
         {
@@ -71,7 +84,7 @@ impl Clock {
     /// Sets a manual clock's wall reading alone, forward or back (C55).
     ///
     /// # Panics
-    /// On the system's clock.
+    /// On any other clock.
     pub fn set_wall(&self, to: Timestamp) {
         let Source::Manual { wall, .. } = &self.0 else { panic!("only a manual clock is turned by hand") };
         *wall.lock() = to;
@@ -88,6 +101,7 @@ impl Clock {
                 // The sender lives in this very handle.
                 let _ = seen.wait_for(|n| *n >= until).await;
             }
+            Source::Simulated { time, .. } => time.sleep_until(until).await,
         }
     }
 

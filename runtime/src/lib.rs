@@ -10,5 +10,6 @@ pub mod disk;
 pub mod entropy;
 pub mod net;
 pub mod pem;
+pub mod simulation;
 pub mod tasks;
 pub mod telemetry;

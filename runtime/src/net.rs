@@ -67,11 +67,28 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Whether the host of `host:port` refuses connections there: nothing listens. `false` when it accepts one, is silent for
-/// `patience`, or can't be found: none of that is a refusal.
-pub async fn is_refused(address: &str, patience: Duration) -> bool {
-    let connected = Clock::system().timeout(patience, TcpStream::connect(address)).await;
-    matches!(connected, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
+/// How a process reaches others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Reach {
+    /// By sockets.
+    #[default]
+    Sockets,
+    /// Not at all: everybody refuses. For a simulation without a network between its processes.
+    Nobody,
+}
+
+impl Reach {
+    /// Whether the host of `host:port` refuses connections there: nothing listens. `false` when it accepts one, is silent for
+    /// `patience`, or can't be found: none of that is a refusal.
+    pub async fn is_refused(self, address: &str, patience: Duration) -> bool {
+        match self {
+            Self::Sockets => {
+                let connected = Clock::system().timeout(patience, TcpStream::connect(address)).await;
+                matches!(connected, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
+            }
+            Self::Nobody => true,
+        }
+    }
 }
 
 /// A connection that is counted while it lives.

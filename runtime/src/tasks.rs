@@ -4,12 +4,17 @@
 
 use std::borrow::Cow;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use futures::FutureExt;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::simulation::Process;
 
 /// What it means when a task panics or returns an error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,29 +41,68 @@ pub struct Tasks {
     tracker: TaskTracker,
     stopping: CancellationToken,
     fatal: mpsc::Sender<Fatal>,
+    /// `None`: on the present tokio runtime.
+    simulated: Option<Process>,
+}
+
+/// Resolves once a task has ended, however that was. Dropping it changes nothing.
+#[derive(Debug)]
+pub struct Ended(oneshot::Receiver<()>);
+
+impl Future for Ended {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.0).poll(context).map(|_| ())
+    }
 }
 
 impl Tasks {
     /// The tasks of a process, and where their fatal failures arrive.
     pub fn new() -> (Self, mpsc::Receiver<Fatal>) {
         let (fatal, failures) = mpsc::channel(1);
-        (Self { tracker: TaskTracker::new(), stopping: CancellationToken::new(), fatal }, failures)
+        let (tracker, stopping) = (TaskTracker::new(), CancellationToken::new());
+        (Self { tracker, stopping, fatal, simulated: None }, failures)
+    }
+
+    /// The tasks of a simulated process, which hears of no fatal failure: the simulation does, of panics.
+    pub(crate) fn simulated(process: Process) -> Self {
+        Self { simulated: Some(process), ..Self::new().0 }
     }
 
     /// A part that can be stopped and joined by itself, and stops with the whole.
     #[must_use]
     pub fn part(&self) -> Self {
-        Self { tracker: TaskTracker::new(), stopping: self.stopping.child_token(), fatal: self.fatal.clone() }
+        let (tracker, stopping) = (TaskTracker::new(), self.stopping.child_token());
+        Self { tracker, stopping, fatal: self.fatal.clone(), simulated: self.simulated.clone() }
     }
 
-    /// Starts a task on the current runtime.
-    pub fn spawn<F, E>(&self, name: impl Into<Cow<'static, str>>, on_failure: OnFailure, future: F) -> JoinHandle<()>
+    /// Starts a task on the current runtime, or in its simulated process.
+    pub fn spawn<F, E>(&self, name: impl Into<Cow<'static, str>>, on_failure: OnFailure, future: F) -> Ended
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: std::fmt::Display + Send + 'static,
     {
         let name = name.into();
         let fatal = self.fatal.clone();
+        let (ending, ended) = oneshot::channel();
+        if let Some(process) = &self.simulated {
+            let simulation = process.simulation().clone();
+            let work = async move {
+                match AssertUnwindSafe(future).catch_unwind().await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => report(&fatal, on_failure, &name, error.to_string()),
+                    Err(panic) => {
+                        let said = panic.downcast_ref::<String>().map(String::as_str);
+                        let said = said.or(panic.downcast_ref::<&str>().copied()).unwrap_or("something");
+                        simulation.panicked(format!("task {name} panicked: {said}"));
+                    }
+                }
+                drop(ending);
+            };
+            process.spawn(self.tracker.track_future(work).boxed());
+            return Ended(ended);
+        }
         let work = tokio::spawn(future);
         self.tracker.spawn(async move {
             let abort = AbortOnDrop(work.abort_handle());
@@ -72,7 +116,9 @@ impl Tasks {
             if let Some(reason) = reason {
                 report(&fatal, on_failure, &name, reason);
             }
-        })
+            drop(ending);
+        });
+        Ended(ended)
     }
 
     /// Starts a thread that blocks, such as a log thread. It ends by itself when its queue closes.
@@ -92,7 +138,7 @@ impl Tasks {
         std::thread::Builder::new()
             .name(name.chars().take(15).collect())
             .spawn(move || {
-                let reason = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+                let reason = match std::panic::catch_unwind(AssertUnwindSafe(work)) {
                     Ok(Ok(())) => None,
                     Ok(Err(error)) => Some(error.to_string()),
                     Err(_) => Some("panicked".to_owned()),
@@ -131,6 +177,9 @@ impl Tasks {
     /// Waits for all tasks, at most `grace`; says whether they all ended.
     pub async fn join(&self, grace: Duration) -> bool {
         self.tracker.close();
+        if let Some(process) = &self.simulated {
+            return process.clock().timeout(grace, self.tracker.wait()).await.is_ok();
+        }
         tokio::time::timeout(grace, self.tracker.wait()).await.is_ok()
     }
 }

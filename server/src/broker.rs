@@ -11,7 +11,7 @@ use alluvium_ledger::{GrpcConnector, LedgerClient};
 use alluvium_metadata::brokers::IfRegistered;
 use alluvium_metadata::etcd::EtcdConfig;
 use alluvium_metadata::{Metadata, ReadError, UpdateError};
-use alluvium_runtime::net;
+use alluvium_runtime::net::{self, Reach};
 use alluvium_runtime::tasks::Tasks;
 use alluvium_runtime::telemetry::LogConfig;
 use alluvium_types::limits::{Limits, MESSAGE_BYTES_MAX};
@@ -231,6 +231,7 @@ async fn register(
             address: address.clone(),
             internal_address: internal_address.clone(),
             if_registered: IfRegistered::Refuse,
+            reach: Reach::Sockets,
             metadata: metadata.clone(),
             ledgers: ledgers.clone(),
             clock: process.clock.clone(),

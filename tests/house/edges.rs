@@ -18,7 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("client", &["types", "runtime", "proto"]),
     ("server", &["types", "runtime", "proto", "metadata", "ledger", "bookie", "broker"]),
     ("cli", &["types", "runtime", "proto", "client", "server"]),
-    ("sim", &["types", "runtime", "ledger", "bookie", "metadata"]),
+    ("sim", &["types", "runtime", "proto", "metadata", "ledger", "bookie", "broker"]),
     ("tests", &["types", "runtime", "proto", "client", "test-etcd"]),
     ("test-etcd", &[]),
 ];

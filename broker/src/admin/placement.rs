@@ -73,7 +73,7 @@ mod tests {
         let session = SessionId::new(uuid::Uuid::from_u128(1));
         let holder = OwnerHolder { broker: a.clone(), session, session_revision: Revision::ZERO, address: String::new() };
         let (epoch, since) = (Epoch::new(3), Timestamp::from_millis(1));
-        let held = Owner { epoch, holder: Some(holder), since, taken_from: None };
+        let held = Owner { epoch, holder: Some(holder), since, taken_from: None, former: Vec::new() };
         let taken = Owner { taken_from: Some(b.clone()), ..held.clone() };
         let free = Owner { holder: None, ..held.clone() };
         for (owner, is_alive, placed, preferred, expected) in [

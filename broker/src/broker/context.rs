@@ -12,12 +12,14 @@ use alluvium_runtime::backoff::Backoff;
 use alluvium_runtime::budget::ByteBudget;
 use alluvium_runtime::clock::Clock;
 use alluvium_runtime::entropy::Entropy;
+use alluvium_runtime::net::Reach;
 use alluvium_runtime::tasks::Tasks;
 use alluvium_types::limits::Limits;
 use alluvium_types::names::BrokerName;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::mutation::Mutations;
 use crate::topic::cache::Tails;
 use crate::topic::lease::DispatchLease;
 
@@ -58,6 +60,9 @@ pub(crate) struct Context {
     pub(crate) home: tokio::runtime::Handle,
     pub(crate) storage_full: AtomicBool,
     pub(crate) leaving: AtomicBool,
+    /// The bug that a test has planted, if any.
+    pub(crate) mutations: Mutations,
+    pub(crate) reach: Reach,
 }
 
 impl Context {

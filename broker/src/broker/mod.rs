@@ -27,6 +27,7 @@ use alluvium_metadata::{Metadata, PartitionId, ReadError, UpdateError, Versioned
 use alluvium_runtime::budget::ByteBudget;
 use alluvium_runtime::clock::Clock;
 use alluvium_runtime::entropy::Entropy;
+use alluvium_runtime::net::Reach;
 use alluvium_runtime::tasks::{OnFailure, Tasks};
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::{Offset, PartitionIndex, TopicId};
@@ -47,6 +48,7 @@ use crate::config::Config;
 use crate::deliver::DeliverMetrics;
 use crate::forward::Peers;
 use crate::metrics::Metrics;
+use crate::mutation::Mutations;
 use crate::topic::PartitionHandle;
 use crate::topic::cache::Tails;
 use crate::topic::command::Command;
@@ -108,6 +110,8 @@ pub struct Surroundings {
     pub limits: Limits,
     /// The figures to keep.
     pub metrics: Metrics,
+    /// How it reaches other brokers.
+    pub reach: Reach,
     /// Where its tasks begin; the present runtime is the home of its partitions.
     pub tasks: Tasks,
 }
@@ -162,8 +166,13 @@ pub enum StartAt {
 impl Broker {
     /// Registers the broker and begins to serve. Partitions are opened when they are asked for.
     pub async fn start(surroundings: Surroundings) -> Result<Self, StartError> {
+        Self::start_with(surroundings, Mutations::NONE).await
+    }
+
+    /// The same with a bug in it.
+    pub async fn start_with(surroundings: Surroundings, mutations: Mutations) -> Result<Self, StartError> {
         let Surroundings { config, name, address, internal_address, if_registered, metadata, ledgers, .. } = surroundings;
-        let Surroundings { clock, entropy, limits, metrics, tasks, .. } = surroundings;
+        let Surroundings { clock, entropy, limits, metrics, reach, tasks, .. } = surroundings;
         let context = Arc::new(Context {
             default_policies: config.default_policies(),
             lease: DispatchLease::new(clock.clone()),
@@ -178,6 +187,8 @@ impl Broker {
             home: tokio::runtime::Handle::current(),
             storage_full: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
+            mutations,
+            reach,
             config,
             name,
             address: address.clone(),
@@ -197,7 +208,7 @@ impl Broker {
         let session = registration::register(&context, &address, if_registered).await.map_err(StartError::Register)?;
         let (session_tx, session) = watch::channel(session);
         let opener = Opener { context: Arc::clone(&context), partitions: Arc::new(Partitions::default()), session };
-        let peers = Peers::new(brokers, context.limits, context.home.clone());
+        let peers = Peers::new(brokers, context.limits, reach, context.home.clone());
         let inner = Inner {
             context: Arc::clone(&context),
             opener,
@@ -442,6 +453,7 @@ async fn watch_storage(context: &Context, mut bookies: watch::Receiver<Live<Book
             }
         }
         tokio::select! {
+            biased;
             () = context.own_tasks.stopping() => return,
             changed = bookies.changed() => if changed.is_err() { return },
         }

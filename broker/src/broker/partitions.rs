@@ -1,6 +1,6 @@
 //! The partitions that a broker has, is opening, or is letting go.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,7 +11,6 @@ use alluvium_metadata::ownership::{OwnerHolder, Right};
 use alluvium_metadata::policies::Policies;
 use alluvium_metadata::topics::Topic;
 use alluvium_metadata::{ReadError, Versioned};
-use alluvium_runtime::net;
 use alluvium_runtime::tasks::OnFailure;
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::{PartitionIndex, TopicId};
@@ -23,8 +22,10 @@ use tokio::sync::watch;
 use super::TopicInfo;
 use super::context::{Context, Session};
 use crate::error::{OpenError, chain};
+use crate::mutation::Mutation;
 use crate::ownership::Claim;
 use crate::topic::handle::moved;
+use crate::topic::lease::DispatchLease;
 use crate::topic::owner::PartitionPolicy;
 use crate::topic::task::{OpenRequest, PartitionTask};
 use crate::topic::{PartitionHandle, SubscriptionSpec};
@@ -49,7 +50,7 @@ enum Place {
 /// All partitions of this broker.
 #[derive(Default)]
 pub(super) struct Partitions {
-    places: Mutex<HashMap<PartitionId, Place>>,
+    places: Mutex<BTreeMap<PartitionId, Place>>,
     /// How often something changed that may concern partitions. One that is opened meanwhile looks again.
     changes: AtomicU64,
 }
@@ -255,10 +256,10 @@ impl Opener {
         let claim = Claim::make(&context.metadata, right, id, current, session.decider(), &context.internal_address).await?;
         let (policy, replication) = policy_of(context, &topic.name, topic.id).await?.ok_or(OpenError::NoTopic)?;
         let subscriptions = specs_of(context, id).await?;
-        if claim.former().is_some() {
+        if !claim.former().is_empty() {
             context.metrics.failovers.inc();
         }
-        let lease = self.lease(&claim).await?;
+        let lease = self.lease(&claim);
         let request =
             OpenRequest { name: name.clone(), topic_id: id.topic, claim, session, policy, replication, subscriptions, lease };
         PartitionTask::open(Arc::clone(context), request).await
@@ -268,36 +269,38 @@ impl Opener {
     /// makes a takeover safe (C62). One that is silent is waited for until its session is gone.
     async fn leave_to(&self, holder: &OwnerHolder, decider: &Decider) -> Result<(), OpenError> {
         let is_live = holder.session != decider.session && self.context.metadata.ownership().is_live(holder).await?;
-        if is_live && !net::is_refused(&holder.address, PROBE).await {
+        if is_live && !self.context.reach.is_refused(&holder.address, PROBE).await {
             return Err(OpenError::Owned(holder.broker.clone()));
         }
         Ok(())
     }
 
-    /// Dispatching waits until a former owner's session is gone for certain (M4).
-    async fn lease(&self, claim: &Claim) -> Result<crate::topic::lease::DispatchLease, OpenError> {
+    /// Dispatching waits until the sessions of all former owners are gone for certain (M4).
+    fn lease(&self, claim: &Claim) -> DispatchLease {
         let context = Arc::clone(&self.context);
-        let Some(former) = claim.former().cloned() else { return Ok(context.lease.clone()) };
-        if !context.metadata.ownership().is_live(&former).await? {
-            return Ok(context.lease.clone());
+        let mut former = claim.former().to_vec();
+        if former.is_empty() || context.mutations.has(Mutation::OrderedDispatchBeforeFormerIsGone) {
+            return context.lease.clone();
         }
         let lease = context.lease.after_former();
         let waiting = lease.clone();
         let _home = self.context.home.enter();
-        self.context.partition_tasks.spawn("former-owner", OnFailure::Log, async move {
-            loop {
+        self.context.partition_tasks.spawn("former-owners", OnFailure::Log, async move {
+            while let Some(holder) = former.last() {
+                if let Ok(false) = context.metadata.ownership().is_live(holder).await {
+                    former.pop();
+                    continue;
+                }
                 tokio::select! {
-                    () = context.partition_tasks.stopping() => break,
+                    biased;
+                    () = context.partition_tasks.stopping() => return Ok::<(), std::convert::Infallible>(()),
                     () = context.clock.sleep(FORMER_INTERVAL) => {}
                 }
-                if let Ok(false) = context.metadata.ownership().is_live(&former).await {
-                    waiting.former_is_gone();
-                    break;
-                }
             }
-            Ok::<(), std::convert::Infallible>(())
+            waiting.former_is_gone();
+            Ok(())
         });
-        Ok(lease)
+        lease
     }
 }
 

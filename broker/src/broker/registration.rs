@@ -33,6 +33,7 @@ pub(super) async fn keep(context: Arc<Context>, address: String, current: watch:
             let until = known.certain_until.as_duration().saturating_sub(margin);
             context.lease.extend(alluvium_types::time::Mono::from_duration(until));
             let changed = tokio::select! {
+                biased;
                 () = context.own_tasks.stopping() => return,
                 changed = lease.changed() => changed,
             };
@@ -53,6 +54,7 @@ pub(super) async fn keep(context: Arc<Context>, address: String, current: watch:
                 Err(error) => {
                     tracing::warn!(broker = %context.name, %error, "not registered; nothing can be claimed");
                     tokio::select! {
+                        biased;
                         () = context.own_tasks.stopping() => return,
                         () = context.clock.sleep(backoff.delay()) => {}
                     }

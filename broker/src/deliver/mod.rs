@@ -24,4 +24,5 @@ pub mod service;
 pub(crate) mod settle;
 
 pub use metrics::DeliverMetrics;
+pub use outbox::Responses;
 pub use service::ConsumeEdge;

@@ -62,7 +62,7 @@ pub(super) fn paused() -> Fault {
 }
 
 /// The responses of a call, as the transport wants them.
-pub(crate) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The session's end.
 #[derive(Debug)]

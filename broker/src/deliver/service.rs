@@ -118,6 +118,29 @@ impl ConsumeEdge {
         self.broker.topic(name).await
     }
 
+    /// Serves a subscription's stream from partitions of this broker alone, whatever carries it: it ends when the broker ceases to own
+    /// them. Resolves once it is open.
+    pub async fn subscription_here<S>(&self, mut requests: S) -> Result<Responses<v1::SubscribeResponse>, Fault>
+    where
+        S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send + 'static,
+    {
+        use v1::subscribe_request::Request;
+        let Some(Request::Open(open)) = self.first(&mut requests).await?.request else { return Err(not_open()) };
+        let asked = request::subscribe(open.clone())?;
+        let topic = self.topic(&asked.topic).await?;
+        let subscription = self.broker.subscription(&topic, &asked.subscription, asked.kind, Some(asked.start)).await?;
+        let partitions = self.partitions_here(&topic, &asked.partitions).await?;
+        let consumer = Consumer { subscription, name: asked.consumer, takeover: asked.takeover, format: asked.format };
+        let credit = open.credit.map(|credit| Ok(v1::SubscribeRequest { request: Some(Request::Credit(credit)) }));
+        let asks = stream::iter(credit).chain(requests).map(|request| request.map(Ask::Request));
+        let said = self.consume_here(consumer, partitions, Spans::new(), asks).await?.responses();
+        Ok(Box::pin(said.filter_map(async |said| match said {
+            Ok(Say::Response { response, .. }) => Some(Ok(response)),
+            Ok(Say::Wanted(_) | Say::Returned(_)) => None,
+            Err(status) => Some(Err(status)),
+        })))
+    }
+
     async fn open_subscribe<S>(&self, mut requests: S) -> Result<Responses<v1::SubscribeResponse>, Status>
     where
         S: Stream<Item = Result<v1::SubscribeRequest, Status>> + Unpin + Send + 'static,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use alluvium_metadata::brokers::Broker;
 use alluvium_metadata::live::Live;
 use alluvium_proto::internal::v1::forward_service_client::ForwardServiceClient;
-use alluvium_runtime::net;
+use alluvium_runtime::net::{self, Reach};
 use alluvium_types::ids::SessionId;
 use alluvium_types::limits::Limits;
 use alluvium_types::names::BrokerName;
@@ -42,6 +42,7 @@ struct Parts {
     calling: Pool,
     /// Something that was asked of it failed, and nothing has succeeded since.
     failed: AtomicBool,
+    reach: Reach,
     brokers: View,
 }
 
@@ -111,10 +112,10 @@ impl Peer {
     /// Whether nothing listens where it was: it has ended, whatever its session says. Asks only after a failure. Silence is no
     /// refusal: there the session decides.
     pub(crate) async fn is_refused(&self) -> bool {
-        if !self.0.failed.load(Ordering::Acquire) {
+        if self.0.reach == Reach::Sockets && !self.0.failed.load(Ordering::Acquire) {
             return false;
         }
-        let refused = net::is_refused(&self.0.internal_address, PROBE).await;
+        let refused = self.0.reach.is_refused(&self.0.internal_address, PROBE).await;
         if !refused {
             self.0.failed.store(false, Ordering::Release);
         }
@@ -135,14 +136,15 @@ impl Peer {
 pub(crate) struct Peers {
     brokers: View,
     limits: Limits,
+    reach: Reach,
     known: Mutex<HashMap<SessionId, Peer>>,
     home: tokio::runtime::Handle,
 }
 
 impl Peers {
     /// Those of a view. Connections live on the runtime `home`.
-    pub(crate) fn new(brokers: View, limits: Limits, home: tokio::runtime::Handle) -> Self {
-        Self { brokers, limits, known: Mutex::default(), home }
+    pub(crate) fn new(brokers: View, limits: Limits, reach: Reach, home: tokio::runtime::Handle) -> Self {
+        Self { brokers, limits, reach, known: Mutex::default(), home }
     }
 
     /// Who lives, by this broker's view. It may be behind.
@@ -175,6 +177,7 @@ impl Peers {
             delivering: pool(CONNECTIONS),
             calling: pool(1),
             failed: AtomicBool::new(false),
+            reach: self.reach,
             brokers: self.brokers.clone(),
         }));
         known.insert(broker.session, peer.clone());

@@ -13,6 +13,8 @@ use alluvium_types::ids::Offset;
 use alluvium_types::names::ProducerName;
 use alluvium_types::time::{Mono, Timestamp};
 
+use crate::mutation::{Mutation, Mutations};
+
 /// The most runs remembered of a producer, beside those that are not durable yet. Adjacent ones merge, so a producer that is
 /// alone needs one.
 pub(crate) const RUNS_MAX: usize = 1024;
@@ -152,12 +154,26 @@ pub(crate) struct Dedup {
     /// The highest epoch ever given here, to whomever: an epoch is never given twice, also not to a forgotten name.
     last_epoch: u64,
     limits: DedupLimits,
+    mutations: Mutations,
 }
 
 impl Dedup {
     pub(crate) fn new(limits: DedupLimits) -> Self {
         let shed_past = limits.bytes_max;
-        Self { rows: HashMap::new(), bytes: 0, durable: Offset::ZERO, shed_past, last_epoch: 0, limits }
+        Self {
+            rows: HashMap::new(),
+            bytes: 0,
+            durable: Offset::ZERO,
+            shed_past,
+            last_epoch: 0,
+            limits,
+            mutations: Mutations::NONE,
+        }
+    }
+
+    /// Puts a bug into it.
+    pub(crate) const fn plant(&mut self, mutations: Mutations) {
+        self.mutations = mutations;
     }
 
     /// Whether no producer is known: then the log needs no replay and no checkpoint.
@@ -195,7 +211,7 @@ impl Dedup {
             let text = format!("sequence {first} and {} messages do not fit 64 bits", batch.count);
             return Verdict::Refused(Fault::invalid("batch.first_sequence", "SEQUENCE_OVERFLOW", text));
         };
-        if first == next {
+        if first == next || (first > next && self.mutations.has(Mutation::SequenceGapAccepted)) {
             let before = producer.bytes();
             producer.push(Run { first_sequence: first, first_offset: at, count: u64::from(batch.count) }, self.durable);
             producer.active = now.1;

@@ -15,5 +15,5 @@ mod session;
 mod unary;
 mod upstream;
 
-pub use service::PublishEdge;
 pub(crate) use service::open;
+pub use service::{PublishEdge, Responses};

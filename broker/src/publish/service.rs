@@ -41,6 +41,14 @@ impl PublishEdge {
     pub fn new(broker: Broker) -> Self {
         Self { broker, sticky: Arc::default() }
     }
+    /// Serves a stream, whatever carries it. Resolves once it is open.
+    pub async fn stream<S>(&self, requests: S) -> Result<Responses, Fault>
+    where
+        S: Stream<Item = Result<v1::PublishStreamRequest, Status>> + Unpin + Send + Sync + 'static,
+    {
+        let responses = open(&self.broker, Scope::Cluster, requests, Share::default()).await?;
+        Ok(Box::pin(responses))
+    }
 }
 
 /// Opens a stream by its first request. What it asks for is served as far as `scope` goes.
@@ -79,7 +87,7 @@ where
 }
 
 /// The responses of a stream, as the transport wants them.
-type Responses = Pin<Box<dyn Stream<Item = Result<v1::PublishStreamResponse, Status>> + Send>>;
+pub type Responses = Pin<Box<dyn Stream<Item = Result<v1::PublishStreamResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl PublishService for PublishEdge {

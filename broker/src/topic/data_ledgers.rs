@@ -314,10 +314,7 @@ impl DataLedgers {
                 }
             };
             tokio::select! {
-                event = slot => {
-                    let event = self.slot_event(event);
-                    self.events.push_back(event);
-                }
+                biased;
                 Some(done) = self.jobs.next(), if !self.jobs.is_empty() => {
                     let event = match done {
                         Done::Created { ahead, outcome } => self.created(ahead, outcome),
@@ -326,6 +323,10 @@ impl DataLedgers {
                         Done::Trimmed(numbers, outcome) => self.trimmed(numbers, outcome),
                         Done::Nothing => continue,
                     };
+                    self.events.push_back(event);
+                }
+                event = slot => {
+                    let event = self.slot_event(event);
                     self.events.push_back(event);
                 }
             }

@@ -18,6 +18,7 @@ pub mod hosted;
 pub(crate) mod lease;
 pub(crate) mod log;
 pub(crate) mod owner;
+mod planted;
 pub mod reader;
 pub(crate) mod retention;
 mod slot;

@@ -138,9 +138,10 @@ impl StateLedgers {
                 let current = slot_next(&mut self.current);
                 let next = slot_next(&mut self.next);
                 tokio::select! {
-                    event = current => Ok((Which::Current, event)),
-                    event = next => Ok((Which::Next, event)),
+                    biased;
                     Some(done) = self.jobs.next(), if !self.jobs.is_empty() => Err(done),
+                    event = next => Ok((Which::Next, event)),
+                    event = current => Ok((Which::Current, event)),
                 }
             };
             let event = match event {

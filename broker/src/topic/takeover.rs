@@ -17,10 +17,13 @@ use alluvium_types::time::{Mono, Timestamp};
 use bytes::Bytes;
 
 use super::hosted::CorruptState;
+use super::planted;
 use super::state_ledger::Restored;
+use crate::broker::Context;
 use crate::error::OpenError;
+use crate::mutation::Mutation;
 use crate::ownership::Claim;
-use crate::publish::dedup::{Dedup, DedupLimits};
+use crate::publish::dedup::Dedup;
 
 /// How much is read at a time.
 const READ_BYTES: usize = 4 << 20;
@@ -47,13 +50,9 @@ pub(crate) struct Found {
 }
 
 /// The steps after the claim.
-pub(crate) async fn take_over(
-    metadata: &Metadata,
-    ledgers: &LedgerClient,
-    claim: &Claim,
-    limits: DedupLimits,
-    now: Mono,
-) -> Result<Found, OpenError> {
+pub(crate) async fn take_over(context: &Context, claim: &Claim, now: Mono) -> Result<Found, OpenError> {
+    let Context { metadata, ledgers, mutations, .. } = context;
+    let limits = context.config.dedup();
     let partition = claim.partition();
     let mut segments = metadata.segments().all(partition).await?;
     let pointer = metadata.state_pointers().get(partition).await?;
@@ -63,10 +62,14 @@ pub(crate) async fn take_over(
     for segment in &segments {
         recovered.push(match segment.value.sealed {
             Some(sealed) => Err(sealed),
+            None if mutations.has(Mutation::ListChangedBeforeRecovery) => {
+                Ok(planted::closed_as_it_stands(ledgers, segment.value.ledger).await?)
+            }
             None => Ok(recover(ledgers, segment.value.ledger).await?),
         });
     }
     let state = match pointer.as_ref().and_then(|p| p.value.current) {
+        Some(ledger) if mutations.has(Mutation::StateLedgerNotFenced) => Some(planted::as_it_stands(ledgers, ledger).await?),
         Some(ledger) => Some(recover(ledgers, ledger).await?),
         None => None,
     };
@@ -108,6 +111,7 @@ pub(crate) async fn take_over(
         }
         None => Restored::nothing(limits),
     };
+    dedup.plant(*mutations);
     if !dedup.is_empty() {
         replay(ledgers, metadata, &segments, covers, &mut dedup, now).await?;
     }

@@ -87,7 +87,7 @@ impl PartitionTask {
     pub(crate) async fn open(context: Arc<Context>, request: OpenRequest) -> Result<(PartitionHandle, Self), OpenError> {
         let OpenRequest { name, topic_id, claim, session, policy, replication, subscriptions, lease } = request;
         let now = context.clock.mono();
-        let found = take_over(&context.metadata, &context.ledgers, &claim, context.config.dedup(), now).await?;
+        let found = take_over(&context, &claim, now).await?;
         let Found { segments, predecessor, end, server_time, pointer, dedup, covered, subscriptions: records } = found;
         let machine = Machine::restore(&records).map_err(OpenError::Corrupt)?;
         let sealed: Vec<Candidate> = segments

@@ -23,7 +23,7 @@ use alluvium_proto::v1::tenant_service_client::TenantServiceClient;
 use alluvium_proto::v1::topic_service_client::TopicServiceClient;
 use alluvium_runtime::clock::Clock;
 use alluvium_runtime::entropy::Entropy;
-use alluvium_runtime::net;
+use alluvium_runtime::net::{self, Reach};
 use alluvium_runtime::tasks::Tasks;
 use alluvium_types::batch::Codec;
 use alluvium_types::ids::{ClusterId, Incarnation, PartitionIndex};
@@ -126,6 +126,7 @@ impl Cluster {
             address: address.clone(),
             internal_address,
             if_registered: IfRegistered::EndIt,
+            reach: Reach::Sockets,
             metadata,
             ledgers,
             clock,

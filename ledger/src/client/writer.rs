@@ -174,6 +174,7 @@ impl LedgerWriter {
     pub async fn append_in_turn(&self, body: Bytes, body_crc: Crc32c) -> Result<Append, AppendError> {
         self.check(&body)?;
         let held = tokio::select! {
+            biased;
             held = self.budget.take(body.len()) => held,
             () = self.commands.closed() => return Err(AppendError::Ended),
         };

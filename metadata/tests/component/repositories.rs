@@ -259,6 +259,31 @@ async fn a_claim_raises_the_epoch_and_is_made_once() {
     assert_eq!(outside, Err(UpdateError::NotFound { what: "the partition" }));
 }
 
+/// The owner before the last one may dispatch as well as the last one.
+#[tokio::test]
+async fn m4_a_claim_names_every_former_owner_whose_session_lives() {
+    let world = world();
+    let (name, topic) = world.topic("t").await;
+    let (a, b, c) = (world.broker("a").await, world.broker("b").await, world.broker("c").await);
+    let first = world.claim((&name, &topic), None, &a).await.unwrap();
+    assert_eq!(first.value.former, []);
+    let second = world.claim((&name, &topic), Some(&first), &b).await.unwrap();
+    let [by_a, by_b] = [&first, &second].map(|owner| owner.value.holder.clone().unwrap());
+    assert_eq!(second.value.former, std::slice::from_ref(&by_a));
+    world.metadata.end_session(b.session.id()).await.unwrap();
+    let third = world.claim((&name, &topic), Some(&second), &c).await.unwrap();
+    assert_eq!(third.value.former, std::slice::from_ref(&by_a), "b is gone, and a is not");
+    assert_ne!(by_a, by_b);
+    // Who lets it go leaves the others as they are; who has it again doesn't wait for itself.
+    let partition = PartitionId { topic: topic.value.id, index: index(0) };
+    let released = world.metadata.ownership().release(partition, &third, &c.decider).await.unwrap();
+    assert_eq!(released.value.former, [by_a]);
+    let fourth = world.claim((&name, &topic), Some(&released), &a).await.unwrap();
+    assert_eq!(fourth.value.former, []);
+    let read = world.metadata.ownership().get(partition).await.unwrap().unwrap();
+    assert_eq!(read.value, fourth.value);
+}
+
 /// M2: a broker whose session is gone decides nothing, even if nobody else has taken over.
 #[tokio::test]
 async fn a_broker_without_its_session_decides_nothing() {

@@ -97,7 +97,7 @@ async fn a_bookie_registers_again_when_its_session_was_lost() {
     world.clock.timeout(Duration::from_secs(5), alive.wait_for(said)).await.unwrap().unwrap();
     drop(alive);
     world.tasks.stop();
-    kept.await.unwrap();
+    kept.await;
     assert!(bookies.live(&name).await.is_err() || bookies.live(&name).await.unwrap().is_none());
     let found = world.store.get(&alluvium_metadata::keys::Key::LiveBookie(&name).encode()).await.unwrap();
     assert_eq!(found.value, None, "it said goodbye");

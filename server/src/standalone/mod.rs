@@ -24,7 +24,7 @@ use alluvium_metadata::brokers::IfRegistered;
 use alluvium_metadata::raft::{NoPeers, RaftConfig, RaftStore};
 use alluvium_runtime::disk::Disk;
 use alluvium_runtime::disk::real::{self, DirLock, RealDisk};
-use alluvium_runtime::net;
+use alluvium_runtime::net::{self, Reach};
 use alluvium_runtime::tasks::Tasks;
 use alluvium_types::names::BrokerName;
 use anyhow::Context;
@@ -179,6 +179,7 @@ async fn start_broker(
         internal_address: internal.to_string(),
         // The lock of the data folder proves that a broker of this name is our own past.
         if_registered: IfRegistered::EndIt,
+        reach: Reach::Sockets,
         metadata: metadata.clone(),
         ledgers,
         clock: process.clock.clone(),

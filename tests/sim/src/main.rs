@@ -10,12 +10,15 @@ use alluvium_sim::campaign::Campaign;
 use alluvium_sim::directed::{Played, SCHEDULES, Schedule};
 use alluvium_sim::plan::Plan;
 use alluvium_sim::trace::Detail;
-use alluvium_sim::{power, report, world};
+use alluvium_sim::{brokers, power, report, world};
 
 /// Runs the product's ledger machines and bookies under faults, by seed.
 #[derive(Debug, Parser)]
 #[command(name = "sim")]
 struct Args {
+    /// Run several brokers, instead of the machines of ledgers alone.
+    #[arg(long)]
+    brokers: bool,
     /// Run until so many seeds counted.
     #[arg(long, default_value_t = 1000)]
     seeds: u64,
@@ -43,13 +46,19 @@ struct Args {
 }
 
 fn parse_bug(name: &str) -> Result<Bug, String> {
-    let known = || Bug::all().map(Bug::name).collect::<Vec<_>>().join(", ");
+    let known = || Bug::of_ledgers().chain(Bug::of_brokers()).map(Bug::name).collect::<Vec<_>>().join(", ");
     Bug::parse(name).ok_or_else(|| format!("no such bug; there are {}", known()))
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let mut out = std::io::stdout().lock();
+    if args.mutations {
+        return power_report(args.jobs, args.brokers, &mut out);
+    }
+    if args.brokers {
+        return several_brokers(&args, &mut out);
+    }
     if let Some(seed) = args.seed {
         if args.trace {
             let outcome = world::run(&Plan::draw(seed), args.bug, Detail::Keep(usize::MAX));
@@ -79,9 +88,6 @@ fn main() -> anyhow::Result<ExitCode> {
         let schedule = schedule.ok_or_else(|| anyhow::anyhow!("there is no directed schedule for {case}"))?;
         return play(schedule, args.bug, &mut out);
     }
-    if args.mutations {
-        return power_report(args.jobs, &mut out);
-    }
     let campaign = Campaign { from: args.from, counting: args.seeds, jobs: args.jobs, stop_at_violation: false, bug: args.bug };
     let totals = campaign.run(&|_| {});
     write!(out, "{}", report::figures(&totals))?;
@@ -101,9 +107,50 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(if totals.is_clean() && has_power { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn power_report(jobs: usize, out: &mut impl std::io::Write) -> anyhow::Result<ExitCode> {
+fn several_brokers(args: &Args, out: &mut impl std::io::Write) -> anyhow::Result<ExitCode> {
+    if let Some(seed) = args.seed {
+        let detail = if args.trace { Detail::Keep(usize::MAX) } else { Detail::Hash };
+        let outcome = brokers::run(&brokers::plan::Plan::draw(seed), args.bug, detail);
+        for line in &outcome.lines {
+            writeln!(out, "{line}")?;
+        }
+        writeln!(out, "trace-hash={:016x}", outcome.hash)?;
+        if outcome.violation.is_some() {
+            write!(out, "{}", brokers::report::failure(seed, args.bug))?;
+            return Ok(ExitCode::FAILURE);
+        }
+        writeln!(
+            out,
+            "seed {seed}: {} turns, {} confirmed, {} acknowledged, {} faults, {} takeovers under load, {:.3} s; nothing broke",
+            outcome.steps,
+            outcome.confirmed,
+            outcome.acknowledged,
+            outcome.faults,
+            outcome.takeovers,
+            outcome.simulated.as_secs_f64()
+        )?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (from, counting, jobs, bug) = (args.from, args.seeds, args.jobs, args.bug);
+    let totals = brokers::campaign::Campaign { from, counting, jobs, stop_at_violation: false, bug }.run();
+    write!(out, "{}", brokers::report::figures(&totals))?;
+    if !totals.violations.is_empty() || !totals.mismatches.is_empty() {
+        writeln!(out, "broke {:?}, differed {:?}", totals.violations, totals.mismatches)?;
+    }
+    if let Some((seed, _)) = totals.violations.first() {
+        write!(out, "{}", brokers::report::failure(*seed, bug))?;
+    }
+    let has_power = totals.has_power(counting);
+    if !has_power {
+        writeln!(out, "too little happened: fewer seeds count than were asked for")?;
+    }
+    Ok(if totals.is_clean() && has_power { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn power_report(jobs: usize, of_brokers: bool, out: &mut impl std::io::Write) -> anyhow::Result<ExitCode> {
+    let bugs: Vec<Bug> = if of_brokers { Bug::of_brokers().collect() } else { Bug::of_ledgers().collect() };
     let mut planted = Vec::new();
-    for bug in Bug::all() {
+    for bug in bugs {
         let one = power::look_for(bug, jobs);
         writeln!(out, "{}", report::planted(&one))?;
         out.flush()?;

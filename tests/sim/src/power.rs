@@ -3,6 +3,7 @@
 use alluvium_bookie::mutation::Mutation as InBookie;
 use alluvium_ledger::mutation::Mutation as InLedger;
 
+use crate::brokers;
 use crate::bug::Bug;
 use crate::campaign::Campaign;
 use crate::directed::{Played, SCHEDULES};
@@ -61,6 +62,7 @@ pub const fn search_for(bug: Bug) -> Search {
         | Bug::Bookie(InBookie::FenceBitLostAtRestart) => Search::Directed,
         Bug::Ledger(InLedger::FencePhaseWithOneReply) => Search::Equivalent(500),
         Bug::Ledger(_) | Bug::Bookie(_) => Search::Seeds(20_000),
+        Bug::Broker(_) | Bug::Metadata(_) => Search::Seeds(5_000),
     }
 }
 
@@ -75,8 +77,16 @@ pub fn look_for(bug: Bug, jobs: usize) -> Planted {
 }
 
 fn by_seeds(bug: Bug, most: u64, jobs: usize) -> Found {
-    let campaign = Campaign { from: 0, counting: most.div_ceil(2), jobs, stop_at_violation: true, bug: Some(bug) };
-    match campaign.run(&|_| {}).violations.first() {
+    let (counting, planted) = (most.div_ceil(2), Some(bug));
+    let violations = match bug {
+        Bug::Ledger(_) | Bug::Bookie(_) => {
+            Campaign { from: 0, counting, jobs, stop_at_violation: true, bug: planted }.run(&|_| {}).violations
+        }
+        Bug::Broker(_) | Bug::Metadata(_) => {
+            brokers::campaign::Campaign { from: 0, counting, jobs, stop_at_violation: true, bug: planted }.run().violations
+        }
+    };
+    match violations.first() {
         Some((seed, invariant)) => Found::AfterSeeds(seed + 1, invariant),
         None => Found::No,
     }

@@ -114,7 +114,7 @@ fn seconds(time: Duration) -> String {
 }
 
 /// The commit that is checked out, for the replay to be of the same code.
-fn commit() -> String {
+pub(crate) fn commit() -> String {
     let output = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
     match output {
         Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),

@@ -34,6 +34,7 @@ impl Broker {
         let mut tombstones = Tombstones::new(forget_after);
         loop {
             tokio::select! {
+                biased;
                 () = context.own_tasks.stopping() => return,
                 () = context.clock.sleep(interval) => {}
             }
@@ -74,6 +75,7 @@ impl Broker {
                 }
             };
             tokio::select! {
+                biased;
                 () = context.own_tasks.stopping() => return,
                 () = round => {}
             }

@@ -6,10 +6,10 @@ use alluvium_types::bookie::{Adder, ReadRefusal};
 use alluvium_types::ids::RecoveryNumber;
 use alluvium_types::ledger::LedgerState;
 
-use super::bookie::{Bookie, End};
 use super::client::Fate;
 use super::story::Chapter;
-use super::{Event, World};
+use super::{Asker, Event, World};
+use crate::bookie::{Bookie, End};
 use crate::history::{Checked, Violation};
 use crate::network::Slot;
 use crate::plan::Item;
@@ -182,7 +182,7 @@ impl World {
     }
 
     fn kept_its_promises(&mut self, slot: Slot) -> Checked {
-        let bookie: &mut Bookie = &mut self.bookies[slot.0];
+        let bookie: &mut Bookie<Asker> = &mut self.bookies[slot.0];
         let id = bookie.id().expect("it runs").clone();
         let broken = |invariant, what| Err(Violation { invariant, what });
         for (ledger, entries) in self.history.held_by(&id) {

@@ -7,10 +7,10 @@ use alluvium_types::bookie::StoredEntry;
 use alluvium_types::ids::{EntryId, LedgerId};
 use alluvium_types::ledger::LedgerMetadata;
 
-use super::bookie::End;
 use super::client::Part;
 use super::story::{Chapter, Step};
 use super::{Event, World};
+use crate::bookie::End;
 use crate::history::{Checked, Violation};
 use crate::network::{ClientId, Slot};
 

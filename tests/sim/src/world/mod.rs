@@ -3,7 +3,6 @@
 //! [`World::step`] takes the next event, lets whoever it concerns act, and tells [`History`] what became a fact. The story (who
 //! creates, recovers, reads, and when it is over) is in [`story`], what goes wrong in [`faults`], the end in [`finish`].
 
-mod bookie;
 mod client;
 mod faults;
 mod finish;
@@ -28,6 +27,7 @@ use alluvium_types::ledger::{BookieId, LedgerMetadata};
 use alluvium_types::names::BookieName;
 use alluvium_types::time::Mono;
 
+use crate::bookie::{Arrived, Bookie, Outgoing, Verdict};
 use crate::bug::Bug;
 use crate::dice::Dice;
 use crate::history::{Checked, History, Violation};
@@ -36,7 +36,6 @@ use crate::network::{ClientId, Connection, Network, Slot, Way};
 use crate::plan::{Plan, stream};
 use crate::queue::Queue;
 use crate::trace::{Detail, Trace};
-use bookie::{Arrived, Bookie, Outgoing, Verdict};
 use client::{Client, Fate, Part};
 use stage::Hold;
 use story::Story;
@@ -46,6 +45,14 @@ use words::{ShortAnswer, ShortAsk, ShortRecord, ShortRequest, ShortTold};
 const EVENTS_MAX: u64 = 200_000;
 /// After how long an idle log seals its end.
 const IDLE_AFTER: Duration = Duration::from_millis(20);
+
+/// Who asks a bookie.
+#[derive(Clone, Copy, Debug)]
+struct Asker {
+    client: ClientId,
+    connection: Connection,
+    call: CallId,
+}
 
 /// What can happen.
 #[derive(Debug)]
@@ -57,7 +64,7 @@ enum Event {
     /// A client's user appends.
     Append(ClientId),
     /// A request reaches a bookie.
-    Request(Slot, BookieId, Arrived),
+    Request(Slot, BookieId, Arrived<Asker>),
     /// An answer reaches a client.
     Answer(ClientId, Slot, Connection, CallId, Answer),
     /// A client notices that a connection is broken.
@@ -122,7 +129,7 @@ pub struct World {
     history: History,
     network: Network,
     metadata: Metadata,
-    bookies: Vec<Bookie>,
+    bookies: Vec<Bookie<Asker>>,
     /// Until when a bookie's process stands still, and until when its disk is slow.
     bookie_paused: Vec<Mono>,
     bookie_slow: Vec<Mono>,
@@ -157,7 +164,7 @@ impl World {
         let dice = |label| Dice::new(plan.seed, label);
         let mut disks = dice(stream::DISKS);
         let mode = if shape.buffered { SyncMode::Buffered } else { SyncMode::Direct };
-        let bookies: Vec<Bookie> = (0..shape.bookies)
+        let bookies: Vec<Bookie<Asker>> = (0..shape.bookies)
             .map(|n| {
                 let name = BookieName::parse(&format!("b{n}")).expect("a valid name");
                 Bookie::new(name, mode, shape.log_file_bytes, Bug::in_bookie(bug), Entropy::seeded(disks.bits()))
@@ -440,7 +447,7 @@ impl World {
         }
         if let Some(at) = fate.arrives {
             let is_held = self.is_held(Message::Request(self.clients[client.0].name, slot, &request));
-            let arrived = Arrived { client, connection: fate.connection, call, request };
+            let arrived = Arrived { from: Asker { client, connection: fate.connection, call }, request };
             self.put_or_hold(at, is_held, Event::Request(slot, to, arrived));
         }
     }
@@ -471,28 +478,28 @@ impl World {
         Ok(())
     }
 
-    fn arrive(&mut self, slot: Slot, to: &BookieId, arrived: Arrived) -> Checked {
+    fn arrive(&mut self, slot: Slot, to: &BookieId, arrived: Arrived<Asker>) -> Checked {
         let now = self.now();
-        if !self.network.arrives(now, arrived.client, slot, arrived.connection, Way::There) {
+        if !self.network.arrives(now, arrived.from.client, slot, arrived.from.connection, Way::There) {
             return Ok(());
         }
         if self.bookie_paused[slot.0] > now {
             self.queue.put_at(self.bookie_paused[slot.0], Event::Request(slot, to.clone(), arrived));
             return Ok(());
         }
-        let name = self.clients[arrived.client.0].name;
+        let name = self.clients[arrived.from.client.0].name;
         match self.bookies[slot.0].id() {
             None => return Ok(()),
             Some(id) if id != to => {
                 // The handshake names the incarnation (B11): whoever looks for another one is turned away.
                 self.trace.note(now, format_args!("{name} -> b{} is another bookie now", slot.0));
-                let fate = self.network.answer(now, arrived.client, slot, arrived.connection);
+                let fate = self.network.answer(now, arrived.from.client, slot, arrived.from.connection);
                 if let Some(at) = fate.arrives {
-                    let lost = Event::Answer(arrived.client, slot, arrived.connection, arrived.call, Answer::Lost);
+                    let lost = Event::Answer(arrived.from.client, slot, arrived.from.connection, arrived.from.call, Answer::Lost);
                     self.queue.put_at(at, lost);
                 }
                 if let Some(at) = fate.noticed {
-                    self.queue.put_at(at, Event::Noticed(arrived.client, slot, arrived.connection));
+                    self.queue.put_at(at, Event::Noticed(arrived.from.client, slot, arrived.from.connection));
                 }
                 return Ok(());
             }
@@ -557,13 +564,13 @@ impl World {
                 (Request::Read(read), Answer::Read(Err(refusal))) => self.history.refused(&bookie, read.ledger, *refusal)?,
                 _ => {}
             }
-            let fate = self.network.answer(now, to.client, slot, to.connection);
+            let fate = self.network.answer(now, to.from.client, slot, to.from.connection);
             if let Some(at) = fate.noticed {
-                self.queue.put_at(at, Event::Noticed(to.client, slot, to.connection));
+                self.queue.put_at(at, Event::Noticed(to.from.client, slot, to.from.connection));
             }
             if let Some(at) = fate.arrives {
-                let is_held = self.is_held(Message::Answer(self.clients[to.client.0].name, slot, &answer));
-                self.put_or_hold(at, is_held, Event::Answer(to.client, slot, to.connection, to.call, answer));
+                let is_held = self.is_held(Message::Answer(self.clients[to.from.client.0].name, slot, &answer));
+                self.put_or_hold(at, is_held, Event::Answer(to.from.client, slot, to.from.connection, to.from.call, answer));
             }
         }
         Ok(())

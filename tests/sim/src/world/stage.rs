@@ -8,10 +8,10 @@ use alluvium_types::ids::{EntryId, LedgerId};
 use alluvium_types::ledger::LedgerMetadata;
 use alluvium_types::time::Mono;
 
-use super::bookie::End;
 use super::client::{Fate, Name, Part};
 use super::story::{Chapter, body};
 use super::{Event, Outcome, World};
+use crate::bookie::End;
 use crate::bug::Bug;
 use crate::history::Violation;
 use crate::metadata::{Ask, Told};
@@ -208,7 +208,7 @@ impl World {
     fn message_of<'a>(&self, event: &'a Event) -> Option<Message<'a>> {
         let name = |client: &ClientId| self.clients[client.0].name;
         match event {
-            Event::Request(slot, _, arrived) => Some(Message::Request(name(&arrived.client), *slot, &arrived.request)),
+            Event::Request(slot, _, arrived) => Some(Message::Request(name(&arrived.from.client), *slot, &arrived.request)),
             Event::Answer(client, slot, _, _, answer) => Some(Message::Answer(name(client), *slot, answer)),
             Event::AtMetadata(client, _, ask) => Some(Message::Ask(name(client), ask)),
             Event::FromMetadata(client, _, told) => Some(Message::Told(name(client), told)),

@@ -16,9 +16,9 @@ use alluvium_types::ledger::{BookieId, LedgerClass, LedgerMetadata, LedgerState}
 use alluvium_types::time::Mono;
 use bytes::Bytes;
 
-use super::bookie::{BODY_BYTES_MAX, Verdict};
 use super::client::{Client, Fate, Name, Notice, Part, Role};
 use super::{Event, World};
+use crate::bookie::{BODY_BYTES_MAX, Verdict};
 use crate::bug::Bug;
 use crate::history::{Checked, Violation};
 use crate::metadata::Ask;

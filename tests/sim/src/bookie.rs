@@ -13,21 +13,19 @@ use alluvium_bookie::log::{self, GroupNumber, GroupWrite, Mark, Marks, PrepareEr
 use alluvium_bookie::mutation::Mutations;
 use alluvium_bookie::space::Admission;
 use alluvium_bookie::store::{AddOutcome, Compared, Outcome, Store, VerifiedAdd};
-use alluvium_ledger::call::{Answer, CallId, Request};
+use alluvium_ledger::call::{Answer, Request};
 use alluvium_runtime::disk::sim::SimDisk;
 use alluvium_runtime::disk::{Disk, SyncMode};
 use alluvium_runtime::entropy::Entropy;
-use alluvium_types::bookie::{AddEntry, Adder, ReadAnswer, ReadEntries, ReadRefusal, Refusal};
+use alluvium_types::bookie::{AddEntry, Adder, LedgerSummary, ReadAnswer, ReadEntries, ReadRefusal, Refusal};
 use alluvium_types::checksum::Crc32c;
 use alluvium_types::entry::entry_checksum;
 use alluvium_types::ids::{ClusterId, EntryId, Incarnation, LedgerId};
 use alluvium_types::ledger::BookieId;
 use alluvium_types::names::BookieName;
 
-use crate::network::{ClientId, Connection};
-
 /// The largest body of a run; the limits of the simulated log follow from it.
-pub(super) const BODY_BYTES_MAX: usize = 6000;
+pub(crate) const BODY_BYTES_MAX: usize = 6000;
 /// What a group is closed at.
 const GROUP_BYTES: usize = 8192;
 /// Room on the disk: more than a run can fill.
@@ -36,23 +34,21 @@ const DIR: &str = "/bookie";
 
 /// A request that has arrived, with the way back.
 #[derive(Clone, Debug)]
-pub(super) struct Arrived {
-    pub(super) client: ClientId,
-    pub(super) connection: Connection,
-    pub(super) call: CallId,
-    pub(super) request: Request,
+pub(crate) struct Arrived<F> {
+    pub(crate) from: F,
+    pub(crate) request: Request,
 }
 
 /// An answer on its way out.
 #[derive(Debug)]
-pub(super) struct Outgoing {
-    pub(super) to: Arrived,
-    pub(super) answer: Answer,
+pub(crate) struct Outgoing<F> {
+    pub(crate) to: Arrived<F>,
+    pub(crate) answer: Answer,
 }
 
 /// How a process ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum End {
+pub(crate) enum End {
     /// With its machine.
     PowerCut,
     /// Alone.
@@ -61,7 +57,7 @@ pub(super) enum End {
 
 /// What metadata's record of a ledger means to one bookie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// It stays.
     Keep,
     /// It stays, and ends here.
@@ -70,8 +66,8 @@ pub(super) enum Verdict {
     Dead,
 }
 
-/// One bookie.
-pub(super) struct Bookie {
+/// One bookie; `F` is how it names who asks.
+pub(crate) struct Bookie<F> {
     name: BookieName,
     disk: SimDisk,
     mode: SyncMode,
@@ -80,35 +76,35 @@ pub(super) struct Bookie {
     entropy: Entropy,
     /// What metadata knows of the name: the last incarnation that started.
     registered: Option<Incarnation>,
-    running: Option<Running>,
+    running: Option<Running<F>>,
     /// Rises with each start, so that what was under way before it is recognised.
-    pub(super) boot: u64,
+    pub(crate) boot: u64,
     /// Whether durable bytes of this incarnation were changed under it.
-    pub(super) rotted: bool,
+    pub(crate) rotted: bool,
 }
 
-impl fmt::Debug for Bookie {
+impl<F> fmt::Debug for Bookie<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.name)
     }
 }
 
-struct Running {
+struct Running<F> {
     id: BookieId,
     store: Store,
     reader: log::Reader,
     in_flight: Option<GroupWrite>,
     /// Answered `Ok` once their groups are durable.
-    durable_then_ok: VecDeque<(GroupNumber, Arrived)>,
+    durable_then_ok: VecDeque<(GroupNumber, Arrived<F>)>,
     /// Asked again once their groups are durable.
-    durable_then_again: VecDeque<(GroupNumber, Arrived)>,
+    durable_then_again: VecDeque<(GroupNumber, Arrived<F>)>,
     /// Asked again once there is room.
-    full: VecDeque<Arrived>,
-    answers: VecDeque<Outgoing>,
+    full: VecDeque<Arrived<F>>,
+    answers: VecDeque<Outgoing<F>>,
 }
 
-impl Bookie {
-    pub(super) fn new(name: BookieName, mode: SyncMode, file_bytes: usize, mutations: Mutations, entropy: Entropy) -> Self {
+impl<F: Clone> Bookie<F> {
+    pub(crate) fn new(name: BookieName, mode: SyncMode, file_bytes: usize, mutations: Mutations, entropy: Entropy) -> Self {
         let config = log::Config {
             file_bytes: file_bytes as u64,
             group_bytes: GROUP_BYTES,
@@ -133,23 +129,23 @@ impl Bookie {
         }
     }
 
-    pub(super) const fn is_up(&self) -> bool {
+    pub(crate) const fn is_up(&self) -> bool {
         self.running.is_some()
     }
 
     /// Who answers here now.
-    pub(super) fn id(&self) -> Option<&BookieId> {
+    pub(crate) fn id(&self) -> Option<&BookieId> {
         self.running.as_ref().map(|running| &running.id)
     }
 
     /// The last incarnation that started here, whether it is up or not.
-    pub(super) fn last_id(&self) -> Option<BookieId> {
+    pub(crate) fn last_id(&self) -> Option<BookieId> {
         self.registered.map(|incarnation| BookieId { name: self.name.clone(), incarnation })
     }
 
     /// Starts: takes its identity, recovers its log. A crash in the middle of it, `struck` calls on, is survived by another
     /// start.
-    pub(super) fn start(&mut self, struck: Option<u64>) {
+    pub(crate) fn start(&mut self, struck: Option<u64>) {
         if let Some(calls) = struck {
             self.disk.crash_in(calls);
             if self.try_start().is_ok() {
@@ -167,7 +163,7 @@ impl Bookie {
         self.boot += 1;
     }
 
-    fn try_start(&mut self) -> Result<Running, String> {
+    fn try_start(&mut self) -> Result<Running<F>, String> {
         let dir = Path::new(DIR);
         let said = |error: &dyn std::error::Error| format!("{error} ({:?})", error.source().map(ToString::to_string));
         let found = Identity::read(&self.disk, dir).map_err(|e| said(&e))?;
@@ -214,7 +210,7 @@ impl Bookie {
 
     /// The process ends in the middle of things: a group on its way to the disk is struck at the `calls`-th call that writes it.
     /// With the machine's power goes what was written and not synced; without, it stays, as it does after a kill.
-    pub(super) fn crash(&mut self, calls: u64, end: End) {
+    pub(crate) fn crash(&mut self, calls: u64, end: End) {
         if let Some(Running { store, in_flight: Some(write), .. }) = &self.running {
             self.disk.crash_in(calls);
             // It fails where it is struck.
@@ -228,7 +224,7 @@ impl Bookie {
     }
 
     /// The next group does not get to the disk: the disk says so, once.
-    pub(super) fn fail_next_write(&self) {
+    pub(crate) fn fail_next_write(&self) {
         match self.mode {
             SyncMode::Direct => self.disk.fail_write_in(1),
             SyncMode::Buffered => self.disk.fail_sync_in(1),
@@ -236,17 +232,17 @@ impl Bookie {
     }
 
     /// Whether a group is on its way to the disk.
-    pub(super) fn is_writing(&self) -> bool {
+    pub(crate) fn is_writing(&self) -> bool {
         self.running.as_ref().is_some_and(|running| running.in_flight.is_some())
     }
 
     /// Whether the disk failed under the log, so that the process has to end (B8).
-    pub(super) fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.running.as_ref().is_some_and(|running| running.store.writer().is_failed())
     }
 
     /// Takes only what is essential from now on, as if the disk were nearly full; or everything again (B10).
-    pub(super) fn set_read_only(&mut self, is_read_only: bool) {
+    pub(crate) fn set_read_only(&mut self, is_read_only: bool) {
         if let Some(running) = &mut self.running {
             running.store.set_admission(if is_read_only { Admission::Essential } else { Admission::All });
         }
@@ -254,7 +250,7 @@ impl Bookie {
 
     /// One round of housekeeping, by what metadata says of each ledger: dead ones are dropped, closed ones noted, files without
     /// life go, and of mostly dead ones the rest is moved.
-    pub(super) fn tidy(&mut self, verdict: impl Fn(LedgerId) -> Verdict, compact: bool) {
+    pub(crate) fn tidy(&mut self, verdict: impl Fn(LedgerId) -> Verdict, compact: bool) {
         let file_bytes = self.config.file_bytes;
         if let Some(running) = &mut self.running {
             running.tidy(verdict);
@@ -265,7 +261,7 @@ impl Bookie {
     }
 
     /// Tries to put another body in the place of an entry that is on disk. Whether it was taken, which breaks B5.
-    pub(super) fn takes_another_body(&mut self, ledger: LedgerId, entry: EntryId, adder: Adder) -> bool {
+    pub(crate) fn takes_another_body(&mut self, ledger: LedgerId, entry: EntryId, adder: Adder) -> bool {
         let Some(running) = &mut self.running else { return false };
         let body = bytes::Bytes::from_static(b"not what was appended");
         let checksum = entry_checksum(ledger, entry, Crc32c::of(&body), body.len());
@@ -280,14 +276,14 @@ impl Bookie {
     }
 
     /// The disk is replaced by an empty one.
-    pub(super) fn wipe(&mut self) {
+    pub(crate) fn wipe(&mut self) {
         self.running = None;
         self.disk.wipe();
         self.rotted = false;
     }
 
     /// Flips bits somewhere in the log. Whether there was something to flip.
-    pub(super) fn rot(&mut self) -> bool {
+    pub(crate) fn rot(&mut self) -> bool {
         let log_dir = Path::new(DIR).join(LOG_DIR);
         let Ok(files) = self.disk.list(&log_dir) else { return false };
         if files.is_empty() {
@@ -308,48 +304,48 @@ impl Bookie {
     }
 
     /// Takes a request.
-    pub(super) fn ask(&mut self, arrived: Arrived) {
+    pub(crate) fn ask(&mut self, arrived: Arrived<F>) {
         if let Some(running) = &mut self.running {
             running.ask(arrived);
         }
     }
 
     /// Begins to write the next group, if it is time. Returns whether one is on its way to the disk from now on.
-    pub(super) fn begin(&mut self) -> bool {
+    pub(crate) fn begin(&mut self) -> bool {
         self.running.as_mut().is_some_and(Running::begin)
     }
 
     /// The group that was on its way is on the disk.
-    pub(super) fn complete(&mut self) {
+    pub(crate) fn complete(&mut self) {
         if let Some(running) = &mut self.running {
             running.complete();
         }
     }
 
     /// The next answer that is due.
-    pub(super) fn poll_answer(&mut self) -> Option<Outgoing> {
+    pub(crate) fn poll_answer(&mut self) -> Option<Outgoing<F>> {
         self.running.as_mut()?.answers.pop_front()
     }
 
     /// Whether the log has been idle and its last group is not sealed by a mark.
-    pub(super) fn wants_idle_mark(&self) -> bool {
+    pub(crate) fn wants_idle_mark(&self) -> bool {
         self.running.as_ref().is_some_and(|running| running.in_flight.is_none() && running.store.writer().is_unmarked())
     }
 
     /// Marks the end of the log as durable (C59).
-    pub(super) fn mark_idle(&mut self) {
+    pub(crate) fn mark_idle(&mut self) {
         if let Some(running) = &mut self.running {
             running.store.writer_mut().mark(Mark::Idle);
         }
     }
 
     /// Whether a loss leaves every unknown ledger in doubt until a bound on their ids is known.
-    pub(super) fn needs_bound(&self) -> bool {
+    pub(crate) fn needs_bound(&self) -> bool {
         self.running.as_ref().is_some_and(|running| running.store.needs_bound())
     }
 
     /// Ledgers created from now on have ids of `next` or more.
-    pub(super) fn bound_doubts(&mut self, next: LedgerId) {
+    pub(crate) fn bound_doubts(&mut self, next: LedgerId) {
         if let Some(running) = &mut self.running {
             // Where there is no room now, the next start asks again: until then it is only more careful than it has to be.
             let _ = running.store.bound_doubts(next);
@@ -357,23 +353,28 @@ impl Bookie {
     }
 
     /// What is on the disk of a ledger, without a fence: for checks.
-    pub(super) fn look(&mut self, ledger: LedgerId, first: EntryId, last: EntryId) -> Option<Result<ReadAnswer, ReadRefusal>> {
+    pub(crate) fn look(&mut self, ledger: LedgerId, first: EntryId, last: EntryId) -> Option<Result<ReadAnswer, ReadRefusal>> {
         self.running.as_mut().map(|running| running.look(ledger, first, last))
     }
 
     /// The LAC that this bookie would tell a reader.
-    pub(super) fn lac(&self, ledger: LedgerId) -> Option<EntryId> {
+    pub(crate) fn lac(&self, ledger: LedgerId) -> Option<EntryId> {
         self.running.as_ref().and_then(|running| running.store.read_lac(ledger).ok().flatten())
     }
 
+    /// Ledgers in id order, behind `after`.
+    pub(crate) fn list(&self, after: Option<LedgerId>, limit: usize) -> Vec<LedgerSummary> {
+        self.running.as_ref().map_or_else(Vec::new, |running| running.store.list(after, limit))
+    }
+
     /// Whether the ledger is marked as fenced here.
-    pub(super) fn is_fenced(&self, ledger: LedgerId) -> bool {
+    pub(crate) fn is_fenced(&self, ledger: LedgerId) -> bool {
         self.running.as_ref().is_some_and(|running| running.store.summary(ledger).fenced.is_some())
     }
 }
 
-impl Running {
-    fn ask(&mut self, arrived: Arrived) {
+impl<F: Clone> Running<F> {
+    fn ask(&mut self, arrived: Arrived<F>) {
         match &arrived.request {
             Request::Open(open) => match self.store.open(open) {
                 Outcome::Now(answer) => self.answer(arrived, Answer::Open(answer)),
@@ -406,7 +407,7 @@ impl Running {
         }
     }
 
-    fn added(&mut self, arrived: Arrived, add: &VerifiedAdd, outcome: AddOutcome) {
+    fn added(&mut self, arrived: Arrived<F>, add: &VerifiedAdd, outcome: AddOutcome) {
         match outcome {
             AddOutcome::Now(answer) => self.answer(arrived, Answer::Add(answer)),
             AddOutcome::Durable(group) => wait(&mut self.durable_then_ok, group, arrived),
@@ -423,7 +424,7 @@ impl Running {
         }
     }
 
-    fn answer(&mut self, to: Arrived, answer: Answer) {
+    fn answer(&mut self, to: Arrived<F>, answer: Answer) {
         self.answers.push_back(Outgoing { to, answer });
     }
 
@@ -515,7 +516,7 @@ impl Running {
 }
 
 /// A repeated request may wait for an earlier group than the last one; it is then told with that one.
-fn wait(queue: &mut VecDeque<(GroupNumber, Arrived)>, group: GroupNumber, arrived: Arrived) {
+fn wait<F>(queue: &mut VecDeque<(GroupNumber, Arrived<F>)>, group: GroupNumber, arrived: Arrived<F>) {
     let group = queue.back().map_or(group, |(last, _)| group.max(*last));
     queue.push_back((group, arrived));
 }

@@ -67,10 +67,13 @@ pub fn isolated(config: &Path) -> Command {
 
 /// The same with a wall clock that is so far off. The monotonic one, which decides, is everybody's.
 pub(crate) fn at_another_time(config: &Path, off: &str) -> Command {
-    let mut command = Command::new("faketime");
+    // The tool itself would stand between us and the process, and take its signals. It says what it preloads.
+    let asked = Command::new("faketime").args(["-m", "-f", off, "printenv", "LD_PRELOAD"]).output();
+    let asked = asked.expect("./test installs faketime");
+    let mut command = Command::new(binary());
+    command.env("LD_PRELOAD", String::from_utf8_lossy(&asked.stdout).trim()).env("FAKETIME", off);
     // Its older releases know the switch by the shorter name.
     command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
-    command.args(["-m", "-f", off]).arg(binary());
     without_user(&mut command, config);
     command
 }

@@ -37,6 +37,6 @@ speed:
 dev:
     ./run
 
-# Starts a cluster to play with: etcd, three bookies, one broker.
+# Starts a cluster to play with: etcd, three bookies, two brokers.
 cluster:
     scripts/cluster

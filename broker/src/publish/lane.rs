@@ -172,10 +172,11 @@ impl<B, R> Lane<B, R> {
         Verdict::Tell
     }
 
-    /// Where it went is gone without answering. Gives what may have taken effect and does not go again: to be told.
-    pub(super) fn lost(&mut self, now: Mono) -> VecDeque<Item<B>> {
+    /// Where it went is gone without answering. `took`: what was sent there may have taken effect. Gives what did, perhaps, and does
+    /// not go again: to be told.
+    pub(super) fn lost(&mut self, took: bool, now: Mono) -> VecDeque<Item<B>> {
         let sent = std::mem::take(&mut self.sent);
-        let told = if self.repeats {
+        let told = if self.repeats || !took {
             self.returned.extend(sent);
             VecDeque::new()
         } else {
@@ -248,23 +249,31 @@ mod tests {
         let mut named = lane(true, 3);
         assert_eq!(go(&mut named, 1), [0, 1, 2]);
         assert_eq!(named.answered(Answered::Batch(0), Outcome::Unknown, NOW), Verdict::Keep);
-        assert!(named.lost(NOW).is_empty());
+        assert!(named.lost(true, NOW).is_empty());
         assert_eq!(go(&mut named, 2), [0, 1, 2]);
 
         let mut nameless = lane(false, 3);
         assert_eq!(go(&mut nameless, 1), [0, 1, 2]);
         assert_eq!(nameless.answered(Answered::Batch(0), Outcome::Unknown, NOW), Verdict::Tell);
         nameless.push(Item::Batch(3, ()));
-        let told: Vec<Item<()>> = nameless.lost(NOW).into();
+        let told: Vec<Item<()>> = nameless.lost(true, NOW).into();
         assert_eq!(told, [Item::Batch(1, ()), Item::Batch(2, ())]);
         assert_eq!(go(&mut nameless, 2), [3]);
+    }
+
+    #[test]
+    fn what_never_reached_an_owner_goes_to_the_next_one() {
+        let mut nameless = lane(false, 2);
+        assert_eq!(go(&mut nameless, 1), [0, 1]);
+        assert!(nameless.lost(false, NOW).is_empty());
+        assert_eq!(go(&mut nameless, 2), [0, 1]);
     }
 
     #[test]
     fn an_answer_of_a_route_that_was_lost_is_none() {
         let mut lane = lane(true, 2);
         go(&mut lane, 1);
-        lane.lost(NOW);
+        lane.lost(true, NOW);
         assert_eq!(lane.answered(Answered::Batch(0), Outcome::Final, NOW), Verdict::Ignore);
         assert_eq!(lane.answered(Answered::Claim, Outcome::Final, NOW), Verdict::Ignore);
         assert_eq!(lane.len(), 2);

@@ -59,6 +59,8 @@ pub(crate) enum Answer {
     Lost {
         /// Which.
         upstream: u64,
+        /// Whether it stood: if it didn't, nothing that was sent there took effect.
+        opened: bool,
     },
 }
 

@@ -291,7 +291,7 @@ where
                     Response::Opened(_) => {}
                 },
                 Answer::Forwarded { .. } => {}
-                Answer::Lost { upstream } => self.on_lost(upstream, now, partitions),
+                Answer::Lost { upstream, opened } => self.on_lost(upstream, opened, now, partitions),
             }
             next = heard.try_recv().ok();
         }
@@ -343,14 +343,14 @@ where
         lane.answered(answer, outcome, now)
     }
 
-    fn on_lost(&self, upstream: u64, now: Mono, partitions: &mut Partitions) {
+    fn on_lost(&self, upstream: u64, opened: bool, now: Mono, partitions: &mut Partitions) {
         partitions.upstreams.lost(upstream);
         let mut told = Vec::new();
         for (index, (lane, _)) in &mut partitions.lanes {
             if matches!(lane.asked(), Some(Way::There(there)) if there.number() == upstream) {
                 self.broker.moved(self.topic.id, *index);
                 partitions.touched.insert(*index);
-                told.extend(lane.lost(now).into_iter().map(|item| (*index, item)));
+                told.extend(lane.lost(opened, now).into_iter().map(|item| (*index, item)));
             }
         }
         for (index, item) in told {

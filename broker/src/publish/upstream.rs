@@ -9,9 +9,11 @@ use std::time::Duration;
 use alluvium_proto::internal::v1 as wire;
 use alluvium_proto::v1;
 use alluvium_proto::v1::publish_stream_request::Request;
+use alluvium_runtime::clock::Clock;
 use alluvium_runtime::tasks::OnFailure;
 use alluvium_types::ids::PartitionIndex;
-use tokio::sync::mpsc;
+use futures::{StreamExt, stream};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -85,21 +87,19 @@ impl Upstreams {
             return standing.clone();
         }
         let (requests, rx) = mpsc::channel(REQUESTS);
-        let opening = requests.try_send(forwarded(Request::Open(self.open.clone())));
-        debug_assert!(opening.is_ok(), "a new queue has room");
         let number = self.next;
         self.next += 1;
-        let (peer_task, answers, broker) = (peer.clone(), self.answers.clone(), self.broker.clone());
+        let (peer_task, answers, broker, open) = (peer.clone(), self.answers.clone(), self.broker.clone(), self.open.clone());
         self.broker.tasks().spawn("forward-publish", OnFailure::Log, async move {
-            let clock = broker.clock().clone();
+            let mut opened = false;
             let ended = tokio::select! {
                 biased;
-                ended = listen(&peer_task, &clock, number, rx, &answers) => ended,
+                ended = listen(&peer_task, broker.clock(), open, rx, &answers, (number, &mut opened)) => ended,
                 () = peer_task.gone() => Status::unavailable("the broker's session is gone"),
             };
             tracing::debug!(broker = %peer_task.name(), status = %ended, "a stream to another broker ended");
             peer_task.failed();
-            answers.tell(Answer::Lost { upstream: number });
+            answers.tell(Answer::Lost { upstream: number, opened });
             Ok::<(), Infallible>(())
         });
         let sent = self.broker.context().metrics.forwarded_batches.clone();
@@ -122,13 +122,19 @@ impl Upstreams {
 /// Hands on what the other broker answers, until it ends; says how it ended.
 async fn listen(
     peer: &Peer,
-    clock: &alluvium_runtime::clock::Clock,
-    number: u64,
+    clock: &Clock,
+    open: v1::PublishOpen,
     requests: mpsc::Receiver<wire::ForwardPublishRequest>,
     answers: &Answers,
+    (number, opened): (u64, &mut bool),
 ) -> Status {
+    // Nothing is sent on before the stream stands: what waits for that took no effect.
+    let (stands, gate) = oneshot::channel::<()>();
+    let held = stream::once(gate).filter_map(async |_| None).chain(ReceiverStream::new(requests));
+    let sent = stream::iter([forwarded(Request::Open(open))]).chain(held);
     let mut service = peer.publishing();
-    let opening = service.forward_publish(ReceiverStream::new(requests));
+    let opening = service.forward_publish(sent);
+    let mut stands = Some(stands);
     let mut responses = match clock.timeout(OPEN_WITHIN, opening).await {
         Ok(Ok(opened)) => opened.into_inner(),
         Ok(Err(status)) => return status,
@@ -143,6 +149,11 @@ async fn listen(
         };
         match answer {
             Ok(Some(wire::ForwardPublishResponse { response: Some(v1::PublishStreamResponse { response: Some(response) }) })) => {
+                if let Some(stands) = stands.take() {
+                    *opened = true;
+                    // A stream that ended meanwhile says so.
+                    let _ = stands.send(());
+                }
                 answers.tell(Answer::Forwarded { upstream: number, response });
             }
             // A newer broker may say what need not be known here.

@@ -167,8 +167,8 @@ impl Peer {
             cursor.next.extend(asked.iter().map(|partition| (*partition, offset)));
         }
         let end = |partition: u32| self.store.lock().partitions[partition as usize].len() as u64;
-        let range = |p: &u32| v1::PartitionRange { partition: *p, first_offset: 0, end_offset: end(*p) };
-        let opened = v1::ReadOpened { protocol_version: 1, partitions: asked.iter().map(range).collect() };
+        let range = |p: &u32| v1::PartitionRange { partition: *p, first_offset: 0, end_offset: end(*p), ..Default::default() };
+        let opened = v1::ReadOpened { protocol_version: 1, partitions: asked.iter().map(range).collect(), owners: vec![] };
         let answer = |response| Ok(v1::ReadResponse { response: Some(response) });
         answers.send(answer(read_response::Response::Opened(opened))).await.ok()?;
         let mut news = self.news.subscribe();

@@ -25,7 +25,7 @@ pub struct Config {
     /// How long before that the broker stops dispatching to subscriptions by itself, in milliseconds.
     pub dispatch_margin_ms: u64,
     /// The most bytes of messages on their way in, until the last copy has left. Past it streams are not read. A quarter of it comes
-    /// on top for large messages that are being received.
+    /// on top for large messages that are being received, and half of it for what other brokers hand on.
     pub publish_bytes_max: usize,
     /// The most bytes of the newest entries kept for readers, over all partitions.
     pub cache_bytes_max: usize,

@@ -54,6 +54,11 @@ impl ByteBudget {
         BytesHeld(Arc::clone(&self.units).acquire_many_owned(units).await.expect("a budget is never closed"))
     }
 
+    /// Nothing of it.
+    pub fn none(&self) -> BytesHeld {
+        BytesHeld(Arc::clone(&self.units).try_acquire_many_owned(0).expect("nothing is always free"))
+    }
+
     /// Takes `bytes` if they are free now.
     pub fn try_take(&self, bytes: usize) -> Option<BytesHeld> {
         Arc::clone(&self.units).try_acquire_many_owned(self.units_for(bytes)).ok().map(BytesHeld)

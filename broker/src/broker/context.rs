@@ -42,6 +42,8 @@ pub(crate) struct Context {
     pub(crate) lease: DispatchLease,
     /// Large requests that are being received, before their messages are counted as on their way in.
     pub(crate) intake_budget: ByteBudget,
+    /// Messages that other brokers hand on, on their way in.
+    pub(crate) forwarded_budget: ByteBudget,
     /// Messages on their way in.
     pub(crate) publish_budget: ByteBudget,
     /// The newest entries, for readers.

@@ -60,6 +60,8 @@ const TOPIC_BELIEVED: Duration = Duration::from_secs(5);
 const CONFIGURE_PATIENCE: Duration = Duration::from_secs(10);
 /// Which part of `publish_bytes_max` there is beside it for requests that are being received.
 const INTAKE_SHARE: usize = 4;
+/// Which part of `publish_bytes_max` there is beside it for what other brokers hand on.
+const FORWARDED_SHARE: usize = 2;
 /// How many topics' records are kept.
 const TOPICS_MAX: usize = 4096;
 
@@ -178,6 +180,7 @@ impl Broker {
             lease: DispatchLease::new(clock.clone()),
             intake_budget: ByteBudget::new(config.publish_bytes_max / INTAKE_SHARE),
             publish_budget: ByteBudget::new(config.publish_bytes_max),
+            forwarded_budget: ByteBudget::new(config.publish_bytes_max / FORWARDED_SHARE),
             tails: Tails::new(ByteBudget::new(config.cache_bytes_max)),
             read_budget: ByteBudget::new(config.read_bytes_max),
             delivery_budget: ByteBudget::new(config.delivery_bytes_max),
@@ -324,6 +327,11 @@ impl Broker {
     /// What batches on their way in are taken from.
     pub(crate) fn publish_budget(&self) -> &ByteBudget {
         &self.0.context.publish_budget
+    }
+
+    /// What batches that other brokers hand on are taken from.
+    pub(crate) fn forwarded_budget(&self) -> &ByteBudget {
+        &self.0.context.forwarded_budget
     }
 
     /// What decoded messages on their way to consumers are taken from.

@@ -16,6 +16,7 @@ use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::{PartitionIndex, TopicId};
 use alluvium_types::names::{PartitionName, TopicName};
 use alluvium_types::replication::Replication;
+use futures::future::try_join;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -254,8 +255,8 @@ impl Opener {
         }
         let right = Right::Topic(&topic.name, &topic.record);
         let claim = Claim::make(&context.metadata, right, id, current, session.decider(), &context.internal_address).await?;
-        let (policy, replication) = policy_of(context, &topic.name, topic.id).await?.ok_or(OpenError::NoTopic)?;
-        let subscriptions = specs_of(context, id).await?;
+        let (found, subscriptions) = try_join(policy_of(context, &topic.name, topic.id), specs_of(context, id)).await?;
+        let (policy, replication) = found.ok_or(OpenError::NoTopic)?;
         if !claim.former().is_empty() {
             context.metrics.failovers.inc();
         }
@@ -323,8 +324,8 @@ async fn effective(
     topic: &Versioned<Topic>,
 ) -> Result<(PartitionPolicy, Replication), ReadError> {
     let metadata = &context.metadata;
-    let namespace = metadata.namespaces().get(name.namespace()).await?;
-    let tenant = metadata.tenants().get(name.namespace().tenant()).await?;
+    let (namespaces, tenants) = (metadata.namespaces(), metadata.tenants());
+    let (namespace, tenant) = try_join(namespaces.get(name.namespace()), tenants.get(name.namespace().tenant())).await?;
     let of = |holder: Option<Versioned<alluvium_metadata::tenants::Holder>>| {
         holder.map_or_else(Policies::default, |holder| holder.value.policies)
     };

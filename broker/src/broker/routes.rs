@@ -11,14 +11,15 @@ use std::time::Duration;
 use alluvium_metadata::PartitionId;
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::{PartitionIndex, SessionId, TopicId};
-use alluvium_types::names::BrokerName;
+use alluvium_types::names::{BrokerName, PartitionName};
+use futures::future::try_join;
 use parking_lot::Mutex;
 
 use super::placement::preferred;
 use super::{Broker, TopicInfo, unreadable};
 use crate::forward::Peer;
 use crate::topic::PartitionHandle;
-use crate::topic::handle::is_moved;
+use crate::topic::handle::{is_moved, moved};
 
 /// How long somebody who serves a partition is looked for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -75,6 +76,10 @@ impl Broker {
     /// Where a partition is served, waiting until it is; claims and opens it here where that is right. Cancel safe.
     pub(crate) async fn route(&self, topic: &TopicInfo, index: PartitionIndex, scope: Scope) -> Result<Route, Fault> {
         if scope == Scope::Here {
+            let id = PartitionId { topic: topic.id, index };
+            if !self.0.opener.partitions.serves(id) && self.rather(id).is_some() {
+                return Err(moved(&PartitionName { topic: topic.name.clone(), index }));
+            }
             return self.partition(topic, index).await.map(Route::Here);
         }
         let mut backoff = self.context().backoff();
@@ -114,7 +119,8 @@ impl Broker {
             return Ok(Seat::There(peer));
         }
         let own = self.own_session();
-        let owner = self.metadata().ownership().get(id).await.map_err(unreadable)?;
+        let (owners, placements) = (self.metadata().ownership(), self.metadata().placements());
+        let (owner, placed) = try_join(owners.get(id), placements.get(id)).await.map_err(unreadable)?;
         if let Some(holder) = owner.and_then(|owner| owner.value.holder) {
             if holder.session == own {
                 // What is to be elsewhere is being let go; who shall have it waits for that.
@@ -125,7 +131,7 @@ impl Broker {
                 return Ok(Seat::There(peer));
             }
         }
-        let placed = self.metadata().placements().get(id).await.map_err(unreadable)?.map(|placed| placed.value.broker);
+        let placed = placed.map(|placed| placed.value.broker);
         Ok(match preferred(id, placed.as_ref(), &live, ended) {
             Some((_, broker)) if broker.session == own => Seat::Here,
             // Not remembered: it is the owner only once it has claimed.

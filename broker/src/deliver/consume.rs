@@ -125,7 +125,7 @@ impl<S: Stream<Item = Result<Ask<v1::SubscribeRequest>, Status>> + Unpin + Send>
         // Partitions that ended have nothing of this consumer; the others hear of its going.
         let _ = self.membership.leave(Spans::new(), unsent).await;
         if let Some(fault) = fault {
-            self.outbox.end(&fault, &self.around.clock).await;
+            self.outbox.end(&fault).await;
         }
         self.around.metrics.streams.dec();
     }
@@ -152,7 +152,7 @@ impl<S: Stream<Item = Result<Ask<v1::SubscribeRequest>, Status>> + Unpin + Send>
                 () = self.outbox.gone() => Wake::Gone,
                 Some(done) = reads.next() => Wake::Read(done),
                 () = self.membership.mailbox.changed() => Wake::Changed,
-                request = self.requests.next(), if !work.half_closed && work.receipts_open < RECEIPTS_OPEN_MAX => Wake::Request(request),
+                request = self.requests.next(), if !work.half_closed && work.receipts_open + work.receipts.len() < RECEIPTS_OPEN_MAX => Wake::Request(request),
                 held = some(&mut room_for_decoding), if room_for_decoding.is_some() => Wake::Decode(held),
                 () = self.outbox.room(), if wants_room => Wake::Room,
                 () = self.around.clock.sleep_until(alarm.unwrap_or_default()), if alarm.is_some() => Wake::Time,

@@ -13,6 +13,8 @@ use futures::{Stream, stream};
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use crate::forward::Peer;
+use crate::topic::lease::DispatchLease;
 use crate::topic::{LoadedEntry, PartitionHandle, SubscriptionKind};
 
 /// Responses that wait for the transport. Few: what waits longer stays where credit and budgets bound it.
@@ -27,6 +29,9 @@ pub(crate) struct Hold {
     dispatched: Option<(PartitionHandle, SubscriptionKind)>,
     _entry: Option<LoadedEntry>,
     _inflated: Option<Arc<BytesHeld>>,
+    /// Handed over only while the broker that sent it lives by its session, and this one may dispatch: what came before either was
+    /// paused may have been delivered elsewhere since.
+    elsewhere: Option<(Peer, DispatchLease, SubscriptionKind)>,
     _forwarded: Option<BytesHeld>,
 }
 
@@ -46,13 +51,20 @@ impl Hold {
         Self { _forwarded: Some(bytes), ..Self::default() }
     }
 
+    /// The same, of messages for a subscription from another broker.
+    pub(super) fn dispatched_by(self, peer: &Peer, own: &DispatchLease, kind: SubscriptionKind) -> Self {
+        Self { elsewhere: Some((peer.clone(), own.clone(), kind)), ..self }
+    }
+
     /// The same, of messages for a subscription.
     pub(super) fn dispatched(self, partition: &PartitionHandle, kind: SubscriptionKind) -> Self {
         Self { dispatched: Some((partition.clone(), kind)), ..self }
     }
 
     fn may_go(&self) -> bool {
-        self.dispatched.as_ref().is_none_or(|(partition, kind)| partition.may_dispatch(*kind))
+        let here = self.dispatched.as_ref().is_none_or(|(partition, kind)| partition.may_dispatch(*kind));
+        let there = self.elsewhere.as_ref().is_none_or(|(peer, lease, kind)| peer.lives() && lease.may_dispatch(*kind));
+        here && there
     }
 }
 
@@ -115,12 +127,14 @@ impl<T: Send + 'static> Outbox<T> {
         self.queue.closed().await;
     }
 
-    /// Ends the stream with a fault.
-    pub(super) async fn end(self, fault: &Fault, clock: &Clock) {
-        self.end_with(to_status(fault), clock).await;
+    /// Ends a stream to a relay with a fault, which must hear it: an end without a word means that all was said. The relay takes what is
+    /// queued, or goes.
+    pub(super) async fn end(self, fault: &Fault) {
+        // Who has gone misses nothing.
+        let _ = self.queue.send((Err(to_status(fault)), Hold::default())).await;
     }
 
-    /// Ends the stream with a status.
+    /// Ends a stream to a client with a status.
     pub(super) async fn end_with(self, status: Status, clock: &Clock) {
         let last = self.queue.send((Err(status), Hold::default()));
         // A client that doesn't read sees the connection end instead.

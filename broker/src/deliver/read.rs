@@ -174,7 +174,7 @@ impl<S: Stream<Item = Result<Ask<v1::ReadRequest>, Status>> + Unpin + Send> Sess
         let end = self.serve().await;
         self.around.metrics.streams.dec();
         if let End::Fault(fault) = end {
-            self.outbox.end(&fault, &self.around.clock).await;
+            self.outbox.end(&fault).await;
         }
     }
 

@@ -122,6 +122,12 @@ impl Peer {
         refused
     }
 
+    /// Whether its session lives, by this broker's view.
+    pub(crate) fn lives(&self) -> bool {
+        let live = self.0.brokers.borrow();
+        live.members.get(&self.0.name).is_some_and(|broker| broker.session == self.0.session)
+    }
+
     /// Resolves once its session is gone, by this broker's view. Cancel safe.
     pub(crate) async fn gone(&self) {
         let session = self.session();

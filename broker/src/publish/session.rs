@@ -9,10 +9,11 @@ use alluvium_proto::v1;
 use alluvium_proto::v1::publish_stream_request::Request;
 use alluvium_proto::v1::publish_stream_response::Response;
 use alluvium_runtime::backoff::Backoff;
-use alluvium_runtime::budget::BytesHeld;
+use alluvium_runtime::budget::{ByteBudget, BytesHeld};
 use alluvium_types::entry::ProducerStamp;
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::PartitionIndex;
+use alluvium_types::names::PartitionName;
 use alluvium_types::time::Mono;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -28,7 +29,7 @@ use super::upstream::{Upstream, Upstreams};
 use crate::broker::{Broker, Route, Scope, TopicInfo};
 use crate::topic::PartitionHandle;
 use crate::topic::command::PublishCommand;
-use crate::topic::handle::is_moved;
+use crate::topic::handle::{is_moved, moved};
 
 /// Batches and claims of one stream without an answer. Past it the stream is not read: HTTP/2 holds the client back.
 const OUTSTANDING_MAX: usize = 4096;
@@ -81,6 +82,8 @@ struct Partitions {
     answers: Answers,
     outstanding: usize,
     finding: FuturesUnordered<BoxFuture<'static, Found>>,
+    /// Partitions that were handed on by another broker and are not this one's: nothing more is taken of them on this stream.
+    moved: BTreeSet<PartitionIndex>,
     /// What the client is to be told next.
     receipts: Vec<v1::PublishReceipt>,
     claims: Vec<v1::PublishClaimed>,
@@ -101,6 +104,7 @@ where
             answers,
             outstanding: 0,
             finding: FuturesUnordered::new(),
+            moved: BTreeSet::new(),
             receipts: Vec::new(),
             claims: Vec::new(),
         };
@@ -132,6 +136,8 @@ where
 
     async fn serve(&mut self, partitions: &mut Partitions, heard: &mut mpsc::Receiver<Answer>) -> Result<(), Fault> {
         let tasks = self.broker.tasks().clone();
+        // What came and waits for room. Answers are heard meanwhile: what they let go of is room.
+        let mut admitting: Option<BoxFuture<'static, (v1::PublishBatch, BytesHeld)>> = None;
         loop {
             let full = partitions.outstanding >= OUTSTANDING_MAX;
             tokio::select! {
@@ -141,40 +147,61 @@ where
                 }
                 Some(answer) = heard.recv() => self.hear(answer, partitions, heard),
                 Some(found) = partitions.finding.next(), if !partitions.finding.is_empty() => self.found(found, partitions),
-                request = self.requests.next(), if !full => match request {
+                (batch, held) = some(&mut admitting), if admitting.is_some() => {
+                    admitting = None;
+                    self.share.counted();
+                    let index = PartitionIndex::new(batch.partition);
+                    self.take(index, Item::Batch(batch.id, Parked { batch, held: Some(held) }), partitions).await;
+                }
+                () = self.responses.closed(), if admitting.is_some() => return Ok(()),
+                request = self.requests.next(), if !full && admitting.is_none() => match request {
                     None | Some(Err(_)) => return Ok(()),
-                    Some(Ok(request)) => self.take(request, partitions).await?,
+                    Some(Ok(request)) => match asked(request)? {
+                        Request::Batch(batch) => {
+                            let (budget, bytes) = (self.budget(), batch.batch.as_ref().map_or(0, |batch| batch.blob.len()));
+                            admitting = Some(async move { (batch, budget.take(bytes).await) }.boxed());
+                        }
+                        Request::Claim(claim) => {
+                            let index = PartitionIndex::new(claim.partition);
+                            self.take(index, Item::Claim(claim.last_epoch), partitions).await;
+                            self.share.counted();
+                        }
+                        Request::Open(_) => return Err(Fault::invalid("open", "OPENED_TWICE", "a stream is opened once")),
+                    },
                 },
             }
             self.send_on(partitions).await;
-            self.share.counted();
             if !self.tell(partitions).await {
                 return Ok(());
             }
         }
     }
 
-    /// Takes one request in. An error ends the stream: the request is of no known kind.
-    async fn take(&mut self, request: v1::PublishStreamRequest, partitions: &mut Partitions) -> Result<(), Fault> {
-        let (index, item) = match request.request {
-            Some(Request::Batch(batch)) => {
-                let held = self.broker.publish_budget().take(batch.batch.as_ref().map_or(0, |b| b.blob.len())).await;
-                self.share.counted();
-                (PartitionIndex::new(batch.partition), Item::Batch(batch.id, Parked { batch, held: Some(held) }))
-            }
-            Some(Request::Claim(claim)) => (PartitionIndex::new(claim.partition), Item::Claim(claim.last_epoch)),
-            Some(Request::Open(_)) => return Err(Fault::invalid("open", "OPENED_TWICE", "a stream is opened once")),
-            None => return Err(Fault::invalid("request", "MISSING", "the request is of no kind that this server knows")),
-        };
+    /// The memory of what waits here. What other brokers hand on has memory of its own: brokers that wait for each other's would wait
+    /// for ever.
+    fn budget(&self) -> ByteBudget {
+        match self.scope {
+            Scope::Cluster => self.broker.publish_budget().clone(),
+            Scope::Here => self.broker.forwarded_budget().clone(),
+        }
+    }
+
+    /// Takes one request in.
+    async fn take(&mut self, index: PartitionIndex, item: Item<Parked>, partitions: &mut Partitions) {
         partitions.outstanding += 1;
+        if partitions.moved.contains(&index) {
+            return partitions.refuse(index, &item, &self.moved(index));
+        }
         if let Err(fault) = self.admit(index, &item).await {
-            partitions.refuse(index, &item, &fault);
-            return Ok(());
+            return partitions.refuse(index, &item, &fault);
         }
         let named = self.opening.producer.is_some();
         partitions.lanes.entry(index).or_insert_with(|| (Lane::new(named), self.again())).0.push(item);
         partitions.touched.insert(index);
-        Ok(())
+    }
+
+    fn moved(&self, index: PartitionIndex) -> Fault {
+        moved(&PartitionName { topic: self.topic.name.clone(), index })
     }
 
     fn again(&self) -> Backoff {
@@ -209,6 +236,7 @@ where
     async fn send_on(&self, partitions: &mut Partitions) {
         for index in std::mem::take(&mut partitions.touched) {
             let Some((lane, again)) = partitions.lanes.get_mut(&index) else { continue };
+            let mut ended = false;
             while let Some((way, item)) = lane.next() {
                 let sent = match way {
                     Way::Here(handle) => self.send_here(index, handle, item, &partitions.answers).await,
@@ -216,7 +244,17 @@ where
                 };
                 if !sent {
                     lane.unsent(self.broker.clock().mono());
+                    ended = true;
                 }
+            }
+            if ended && self.scope == Scope::Here {
+                // Whoever handed it on finds the next owner, and nothing that comes behind it may be faster.
+                let refused = lane.give_up();
+                partitions.moved.insert(index);
+                for item in refused {
+                    partitions.refuse(index, &item, &self.moved(index));
+                }
+                continue;
             }
             if lane.seeks() {
                 let pause = lane.failing_since().map(|_| again.delay());
@@ -237,11 +275,8 @@ where
                 let ticket = Ticket { answers: answers.clone(), id: *id, partition: index, guarantee: self.opening.guarantee };
                 let (epoch, batch) = (parked.batch.producer_epoch, parked.batch.batch.clone().unwrap_or_default());
                 let stamp = self.opening.producer.clone().map(|name| ProducerStamp { name, epoch });
-                let held = match parked.held.take() {
-                    Some(held) => held,
-                    // It goes again.
-                    None => self.broker.publish_budget().take(batch.blob.len()).await,
-                };
+                // What goes again has no room kept for it beside what this session's is.
+                let held = parked.held.take().unwrap_or_else(|| self.budget().none());
                 PublishCommand::Batch(ticket, admission::batch(batch, stamp, self.broker.limits(), held))
             }
             Item::Claim(last_epoch) => {
@@ -329,6 +364,9 @@ where
     ) -> Verdict {
         let Some((lane, again)) = partitions.lanes.get_mut(&index) else { return Verdict::Ignore };
         let patient = self.scope == Scope::Cluster && lane.failing_since().is_none_or(|since| now.since(since) < PATIENCE);
+        if self.scope == Scope::Here && fault.is_some_and(|fault| is_moved(&fault.reason)) {
+            partitions.moved.insert(index);
+        }
         let outcome = match fault.filter(|fault| patient && is_moved(&fault.reason)) {
             None => Outcome::Final,
             Some(fault) if fault.outcome_unknown => Outcome::Unknown,
@@ -339,6 +377,9 @@ where
         } else {
             self.broker.moved(self.topic.id, index);
             partitions.touched.insert(index);
+            if let Some(Way::There(upstream)) = lane.asked() {
+                partitions.upstreams.retire(upstream.number());
+            }
         }
         lane.answered(answer, outcome, now)
     }
@@ -388,6 +429,20 @@ impl Partitions {
             }
             Item::Claim(_) => self.claims.push(claimed(index, Err(fault.clone()))),
         }
+    }
+}
+
+/// What a request asks. An error ends the stream: it is of no known kind.
+fn asked(request: v1::PublishStreamRequest) -> Result<Request, Fault> {
+    let missing = || Fault::invalid("request", "MISSING", "the request is of no kind that this server knows");
+    request.request.ok_or_else(missing)
+}
+
+/// What a future gives that may not be there.
+async fn some<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,6 +1,6 @@
 //! A publish stream's other streams: one to each broker that owns some of its partitions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
@@ -72,13 +72,15 @@ pub(super) struct Upstreams {
     answers: Answers,
     /// By the session of the broker.
     standing: BTreeMap<alluvium_types::ids::SessionId, Upstream>,
+    /// Those that have not been lost.
+    alive: BTreeSet<u64>,
     next: u64,
 }
 
 impl Upstreams {
     /// None yet. What they answer goes to `answers`.
-    pub(super) const fn new(broker: Broker, open: v1::PublishOpen, answers: Answers) -> Self {
-        Self { broker, open, answers, standing: BTreeMap::new(), next: 0 }
+    pub(super) fn new(broker: Broker, open: v1::PublishOpen, answers: Answers) -> Self {
+        Self { broker, open, answers, standing: BTreeMap::new(), alive: BTreeSet::new(), next: 0 }
     }
 
     /// The one to a broker; begun if there is none.
@@ -89,6 +91,7 @@ impl Upstreams {
         let (requests, rx) = mpsc::channel(REQUESTS);
         let number = self.next;
         self.next += 1;
+        self.alive.insert(number);
         let (peer_task, answers, broker, open) = (peer.clone(), self.answers.clone(), self.broker.clone(), self.open.clone());
         self.broker.tasks().spawn("forward-publish", OnFailure::Log, async move {
             let mut opened = false;
@@ -110,12 +113,19 @@ impl Upstreams {
 
     /// Whether this one has not been lost.
     pub(super) fn stands(&self, number: u64) -> bool {
-        self.standing.values().any(|upstream| upstream.number() == number)
+        self.alive.contains(&number)
+    }
+
+    /// Something was refused there as moved: the other end refuses all of that partition from then on, so that nothing overtakes what
+    /// goes again. What goes to the same broker again goes by another stream.
+    pub(super) fn retire(&mut self, number: u64) {
+        self.standing.retain(|_, upstream| upstream.number() != number);
     }
 
     /// This one is no more.
     pub(super) fn lost(&mut self, number: u64) {
-        self.standing.retain(|_, upstream| upstream.number() != number);
+        self.alive.remove(&number);
+        self.retire(number);
     }
 }
 
@@ -128,9 +138,13 @@ async fn listen(
     answers: &Answers,
     (number, opened): (u64, &mut bool),
 ) -> Status {
+    let mut requests = Some(requests);
     // Nothing is sent on before the stream stands: what waits for that took no effect.
     let (stands, gate) = oneshot::channel::<()>();
-    let held = stream::once(gate).filter_map(async |_| None).chain(ReceiverStream::new(requests));
+    let held = stream::once(gate).flat_map(move |stood| match (stood, requests.take()) {
+        (Ok(()), Some(requests)) => ReceiverStream::new(requests).left_stream(),
+        _ => stream::empty().right_stream(),
+    });
     let sent = stream::iter([forwarded(Request::Open(open))]).chain(held);
     let mut service = peer.publishing();
     let opening = service.forward_publish(sent);

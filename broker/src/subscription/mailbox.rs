@@ -182,10 +182,12 @@ impl Mailbox {
         self.0.state.lock().account.reclaim()
     }
 
-    /// Whether a partition had something for which there is too little credit, and nothing has changed since.
+    /// Whether a partition had something for which there is too little credit, and there still is.
     pub fn wants_credit(&self) -> bool {
         let state = self.0.state.lock();
-        let lacks = state.starved.values().any(|seen| *seen == state.version);
+        // With some credit it may have become enough since: then the partition is told, and says so again if not.
+        let none = state.account.allowance().is_none();
+        let lacks = state.starved.values().any(|seen| none || *seen == state.version);
         lacks && !state.closed && !state.suspended && !state.is_full()
     }
 

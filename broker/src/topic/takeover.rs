@@ -15,6 +15,7 @@ use alluvium_types::ids::{EntryId, LedgerId, Offset};
 use alluvium_types::ledger::LedgerMetadata;
 use alluvium_types::time::{Mono, Timestamp};
 use bytes::Bytes;
+use futures::future::{try_join, try_join_all};
 
 use super::hosted::CorruptState;
 use super::planted;
@@ -54,25 +55,29 @@ pub(crate) async fn take_over(context: &Context, claim: &Claim, now: Mono) -> Re
     let Context { metadata, ledgers, mutations, .. } = context;
     let limits = context.config.dedup();
     let partition = claim.partition();
-    let mut segments = metadata.segments().all(partition).await?;
-    let pointer = metadata.state_pointers().get(partition).await?;
+    let (segments_of, pointers) = (metadata.segments(), metadata.state_pointers());
+    let (mut segments, pointer) = try_join(segments_of.all(partition), pointers.get(partition)).await?;
 
-    // Fence and recover, data and state, before anything is decided.
-    let mut recovered: Vec<Result<Versioned<LedgerMetadata>, Sealed>> = Vec::with_capacity(segments.len());
-    for segment in &segments {
-        recovered.push(match segment.value.sealed {
+    // Fence and recover, data and state, before anything is decided: all at once, as none of them waits for another.
+    let data = segments.iter().map(|segment| async move {
+        Ok::<_, OpenError>(match segment.value.sealed {
             Some(sealed) => Err(sealed),
             None if mutations.has(Mutation::ListChangedBeforeRecovery) => {
                 Ok(planted::closed_as_it_stands(ledgers, segment.value.ledger).await?)
             }
             None => Ok(recover(ledgers, segment.value.ledger).await?),
-        });
-    }
-    let state = match pointer.as_ref().and_then(|p| p.value.current) {
-        Some(ledger) if mutations.has(Mutation::StateLedgerNotFenced) => Some(planted::as_it_stands(ledgers, ledger).await?),
-        Some(ledger) => Some(recover(ledgers, ledger).await?),
-        None => None,
+        })
+    });
+    let current = pointer.as_ref().and_then(|p| p.value.current);
+    let state = async {
+        Ok::<_, OpenError>(match current {
+            Some(ledger) if mutations.has(Mutation::StateLedgerNotFenced) => Some(planted::as_it_stands(ledgers, ledger).await?),
+            Some(ledger) => Some(recover(ledgers, ledger).await?),
+            None => None,
+        })
     };
+    let recovered: (Vec<Result<Versioned<LedgerMetadata>, Sealed>>, _) = try_join(try_join_all(data), state).await?;
+    let (recovered, state) = recovered;
 
     let mut end = Offset::ZERO;
     let mut server_time = Timestamp::default();

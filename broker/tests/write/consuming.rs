@@ -65,8 +65,9 @@ pub(crate) async fn stats(node: &Node) -> v1::PartitionCursor {
 pub(crate) struct Consuming {
     requests: mpsc::Sender<v1::SubscribeRequest>,
     responses: Streaming<v1::SubscribeResponse>,
-    /// They overtake messages.
+    /// They may overtake messages, or be overtaken.
     faults: VecDeque<v1::DeliveryFault>,
+    messages: VecDeque<(u32, u64)>,
 }
 
 impl Consuming {
@@ -86,7 +87,7 @@ impl Consuming {
         let mut responses = consumer(node).subscribe(ReceiverStream::new(rx)).await?.into_inner();
         let first = responses.message().await?.and_then(|response| response.response);
         assert!(matches!(first, Some(Response::Subscribed(_))), "{first:?}");
-        Ok(Self { requests, responses, faults: VecDeque::new() })
+        Ok(Self { requests, responses, faults: VecDeque::new(), messages: VecDeque::new() })
     }
 
     async fn next(&mut self) -> Response {
@@ -96,7 +97,7 @@ impl Consuming {
 
     /// The next `count` messages: partition and offset.
     pub(crate) async fn take(&mut self, count: usize) -> Vec<(u32, u64)> {
-        let mut taken = Vec::new();
+        let mut taken: Vec<(u32, u64)> = self.messages.drain(..count.min(self.messages.len())).collect();
         while taken.len() < count {
             match self.next().await {
                 Response::Delivery(d) => taken.extend(d.messages.iter().map(|m| (d.partition, m.offset))),
@@ -109,12 +110,15 @@ impl Consuming {
 
     /// The next fault: its reason, first and last offset.
     pub(crate) async fn fault(&mut self) -> (String, u64, u64) {
-        if let Some(fault) = self.faults.pop_front() {
-            return of(fault);
-        }
-        match self.next().await {
-            Response::Fault(fault) => of(fault),
-            other => panic!("{other:?}"),
+        loop {
+            if let Some(fault) = self.faults.pop_front() {
+                return of(fault);
+            }
+            match self.next().await {
+                Response::Fault(fault) => return of(fault),
+                Response::Delivery(d) => self.messages.extend(d.messages.iter().map(|m| (d.partition, m.offset))),
+                other => panic!("{other:?}"),
+            }
         }
     }
 
@@ -127,9 +131,13 @@ impl Consuming {
     pub(crate) async fn ack_of(&mut self, partition: u32, first: u64, last: u64) -> Option<v1::Fault> {
         let ack = v1::Ack { id: 1, partition, ranges: vec![v1::OffsetRange { first, last }], ..Default::default() };
         self.requests.send(v1::SubscribeRequest { request: Some(Request::Ack(ack)) }).await.expect("open");
-        match self.next().await {
-            Response::Receipts(receipts) => receipts.receipts[0].fault.clone(),
-            other => panic!("{other:?}"),
+        loop {
+            match self.next().await {
+                Response::Receipts(receipts) => return receipts.receipts[0].fault.clone(),
+                Response::Delivery(d) => self.messages.extend(d.messages.iter().map(|m| (d.partition, m.offset))),
+                Response::Fault(fault) => self.faults.push_back(fault),
+                Response::Subscribed(_) => panic!("subscribed twice"),
+            }
         }
     }
 }

@@ -48,8 +48,12 @@ struct Share {
     used: Grant,
     /// Of that, what went on to the client.
     passed: u64,
+    /// Of that, what came for the client.
+    delivered: Grant,
     wants: bool,
     reclaiming: bool,
+    /// It was asked for what it doesn't use, and nothing has changed since.
+    asked: bool,
 }
 
 impl Share {
@@ -108,7 +112,14 @@ impl Allotment {
     /// A stream responded, having used so much since it began.
     pub(super) fn used(&mut self, key: Key, used: Grant) {
         if let Some(share) = self.shares.get_mut(&key) {
-            share.used = used;
+            (share.used, share.asked) = (used, false);
+        }
+    }
+
+    /// So much came of a stream for the client, since it began.
+    pub(super) fn delivered(&mut self, key: Key, delivered: Grant) {
+        if let Some(share) = self.shares.get_mut(&key) {
+            share.delivered = delivered;
         }
     }
 
@@ -136,9 +147,12 @@ impl Allotment {
         if wanting == 0 || self.account.left().messages > 0 && self.account.left().bytes > 0 {
             return None;
         }
-        let idle = |share: &Share| !share.wants && !share.reclaiming && share.left().messages > 0 && share.left().bytes > 0;
+        // By what came of it: what it took and gave back to itself is not told.
+        let some = |share: &Share| share.given.messages > share.delivered.messages || share.given.bytes > share.delivered.bytes;
+        let idle = |share: &Share| !share.wants && !share.reclaiming && !share.asked && some(share);
         let key = *keys.iter().find(|key| idle(&self.shares[key]))?;
-        self.shares.get_mut(&key)?.reclaiming = true;
+        let share = self.shares.get_mut(&key)?;
+        (share.reclaiming, share.asked) = (true, true);
         Some(Step::Reclaim(key))
     }
 
@@ -169,7 +183,7 @@ impl Allotment {
         let share = self.shares.get_mut(&key).expect("it was just seen");
         let and_more = |before: Grant| Grant { messages: before.messages + more.messages, bytes: before.bytes + more.bytes };
         (share.given, share.granted) = (and_more(share.given), and_more(share.granted));
-        share.wants = false;
+        (share.wants, share.asked) = (false, false);
         Step::Grant(key, more)
     }
 
@@ -229,6 +243,7 @@ mod tests {
         wanted(&mut three, 2);
         assert_eq!(steps(&mut three), [Step::Grant(1, grant(1, 50)), Step::Reclaim(1)], "which may not need it");
         three.used(1, grant(1, 50));
+        three.delivered(1, grant(1, 50));
         three.returned(1, grant(0, 0));
         assert_eq!(steps(&mut three), []);
         three.grant(grant(1, 50)).expect("fine");
@@ -253,6 +268,7 @@ mod tests {
         for _ in 0..100 {
             let given = two.shares[&1].given;
             two.used(1, given);
+            two.delivered(1, given);
             two.passed(1, given.bytes);
             wanted(&mut two, 1);
             reclaimed |= steps(&mut two).contains(&Step::Reclaim(0));

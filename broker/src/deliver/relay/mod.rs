@@ -16,6 +16,7 @@ use std::time::Duration;
 use alluvium_proto::status::to_status;
 use alluvium_proto::v1;
 use alluvium_runtime::backoff::Backoff;
+use alluvium_runtime::budget::BytesHeld;
 use alluvium_runtime::tasks::OnFailure;
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::PartitionIndex;
@@ -40,6 +41,7 @@ use super::service::ConsumeEdge;
 use crate::broker::TopicInfo;
 use crate::forward::is_resumable;
 use crate::subscription::Grant;
+use crate::topic::SubscriptionKind;
 
 /// How long owners are looked for that serve what a stream lost, before the client is told.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -49,6 +51,8 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mi
 const DRAIN: Duration = Duration::from_secs(3);
 /// Requests that may wait for partitions that nobody serves; past it the stream is not read.
 const PARKED_MAX: usize = 1024;
+/// Responses that may wait for a client that does not read, before nothing more is taken from it.
+const PENDING_MAX: usize = 1024;
 /// Bytes that may wait for a client, beside its largest message, of each owner elsewhere.
 const WINDOW_BYTES: usize = 2 << 20;
 
@@ -93,8 +97,14 @@ pub(super) trait Traffic: Clone + Send + Sync + 'static {
     /// What an owner says: for the client, with what it delivers; `None` if it is not for the client.
     fn said(&mut self, response: Self::Response) -> Option<(Self::Response, Grant)>;
 
+    /// The kind of subscription that it delivers for, if any.
+    fn dispatches(&self) -> Option<SubscriptionKind>;
+
     /// Whether it takes no more requests until some are answered.
     fn is_full(&self) -> bool;
+
+    /// Whether all that was asked is answered.
+    fn is_settled(&self) -> bool;
 
     /// What is asked again of the next owner of a partition.
     fn again(&self, partition: PartitionIndex) -> Vec<Self::Request>;
@@ -144,6 +154,8 @@ struct Relay<T: Traffic, S> {
     /// Nothing has been served since, of what was lost.
     failing_since: Option<Mono>,
     half_closed: bool,
+    /// The broker stops: nobody is looked for any more.
+    stops: bool,
     next_key: Key,
 }
 
@@ -157,12 +169,16 @@ enum Wake<T: Traffic> {
     Gone,
     Here(Key, Option<Said<T::Response>>),
     There(Key, Option<Said<T::Response>>),
+    Held(Key, Saying<T>, BytesHeld),
     Request(Option<Result<T::Request, Status>>),
     Room,
     Asked,
     Begun(Beginning<T>),
     Grown(Grown),
 }
+
+/// What a stream says, or its last word.
+type Saying<T> = Result<Say<<T as Traffic>::Response>, Status>;
 
 /// Why a stream ends.
 enum End {
@@ -217,6 +233,7 @@ where
         again,
         failing_since: None,
         half_closed: false,
+        stops: false,
         next_key: 0,
     };
     let mut owners: Vec<v1::PartitionOwner> = begun.iter().flat_map(|begun| begun.upstream.owners(&edge.broker)).collect();
@@ -251,22 +268,34 @@ where
         let clock = self.edge.broker.clock().clone();
         let mut growing = self.growing();
         let mut stopping: Option<Mono> = None;
+        // What another broker sent, and is not kept before there is room for it.
+        let mut room_for: Option<BoxFuture<'static, (Key, Saying<T>, BytesHeld)>> = None;
         loop {
             self.share_out();
             let asking = self.ask();
-            if self.upstreams.is_empty() && self.beginning.is_empty() && self.pending.is_empty() {
+            let over = self.upstreams.is_empty() && self.beginning.is_empty();
+            if self.pending.is_empty() && (over || (stopping.is_some() && self.traffic.is_settled())) {
                 return if stopping.is_some() { End::Status(stopped()) } else { End::Complete };
             }
             let parked: usize = self.parked.values().map(Vec::len).sum();
-            let full =
-                asking.is_some() || self.half_closed || self.traffic.is_full() || stopping.is_some() || parked > PARKED_MAX;
+            let crowded = self.pending.len() >= PENDING_MAX;
+            let full = crowded
+                || asking.is_some()
+                || self.half_closed
+                || self.traffic.is_full()
+                || stopping.is_some()
+                || parked > PARKED_MAX;
             let wake = tokio::select! {
                 biased;
                 () = self.outbox.gone() => Wake::Gone,
                 () = tasks.stopping(), if stopping.is_none() => Wake::Stop,
                 () = clock.sleep_until(stopping.unwrap_or_default()), if stopping.is_some() => return End::Status(stopped()),
                 () = self.outbox.room(), if !self.pending.is_empty() => Wake::Room,
-                Some((key, said)) = self.there.next() => Wake::There(key, said),
+                (key, said, held) = some(&mut room_for), if room_for.is_some() => {
+                    room_for = None;
+                    Wake::Held(key, said, held)
+                }
+                Some((key, said)) = self.there.next(), if room_for.is_none() => Wake::There(key, said),
                 Some((key, said)) = self.here.next(), if self.pending.is_empty() => Wake::Here(key, said),
                 Some(begun) = self.beginning.next() => Wake::Begun(begun),
                 () = room(asking), if !self.asks.is_empty() => Wake::Asked,
@@ -277,6 +306,7 @@ where
                 Wake::Gone => return End::Gone,
                 Wake::Stop => {
                     stopping = Some(clock.mono().after(DRAIN));
+                    self.stops = true;
                     self.beginning.clear();
                     Ok(())
                 }
@@ -285,9 +315,18 @@ where
                     Ok(())
                 }
                 Wake::Here(key, Some((said, hold))) => self.hear(key, said, hold),
-                Wake::There(key, Some((said, _))) => {
-                    let held = self.edge.broker.delivery_budget().take(bytes_of(&said)).await;
-                    self.hear(key, said, Hold::forwarded(held))
+                Wake::There(key, Some((said, _))) => match bytes_of(&said) {
+                    0 => self.hear(key, said, Hold::default()),
+                    // What waits here goes on to the client meanwhile: it may hold the very room.
+                    bytes => {
+                        let budget = self.edge.broker.delivery_budget().clone();
+                        room_for = Some(async move { (key, said, budget.take(bytes).await) }.boxed());
+                        Ok(())
+                    }
+                },
+                Wake::Held(key, said, held) => {
+                    let hold = self.hold(key, held);
+                    self.hear(key, said, hold)
                 }
                 Wake::Here(key, None) | Wake::There(key, None) => self.ended_well(key),
                 Wake::Begun(beginning) => self.begun(beginning),
@@ -384,6 +423,7 @@ where
                 if let Some((response, delivered)) = self.traffic.said(response) {
                     upstream.delivered.messages += delivered.messages;
                     upstream.delivered.bytes += delivered.bytes;
+                    self.allotment.delivered(key, upstream.delivered);
                     self.pending.push_back((response, hold, key, taken.bytes));
                 }
             }
@@ -392,6 +432,15 @@ where
             Err(status) => return self.lost(key, status),
         }
         Ok(())
+    }
+
+    /// What messages of another broker hold until the client has them.
+    fn hold(&self, key: Key, held: BytesHeld) -> Hold {
+        let hold = Hold::forwarded(held);
+        match (self.upstreams.get(&key).and_then(Upstream::peer), self.traffic.dispatches()) {
+            (Some(peer), Some(kind)) => hold.dispatched_by(peer, &self.edge.broker.context().lease, kind),
+            _ => hold,
+        }
     }
 
     /// A new stream serves its partitions. Gives its first response.
@@ -436,7 +485,9 @@ where
         for partition in &partitions {
             self.edge.broker.moved(self.traffic.topic().id, *partition);
         }
-        self.look_for(partitions, true);
+        if !self.stops {
+            self.look_for(partitions, true);
+        }
         Ok(())
     }
 

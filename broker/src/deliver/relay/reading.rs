@@ -26,6 +26,7 @@ use crate::deliver::request;
 use crate::deliver::service::ConsumeEdge;
 use crate::forward::Peer;
 use crate::subscription::Grant;
+use crate::topic::SubscriptionKind;
 
 /// A reader's stream.
 #[derive(Clone)]
@@ -156,6 +157,14 @@ impl Traffic for Reading {
 
     fn is_full(&self) -> bool {
         false
+    }
+
+    fn dispatches(&self) -> Option<SubscriptionKind> {
+        None
+    }
+
+    fn is_settled(&self) -> bool {
+        true
     }
 
     fn again(&self, _: PartitionIndex) -> Vec<v1::ReadRequest> {

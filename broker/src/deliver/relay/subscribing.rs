@@ -28,10 +28,14 @@ use crate::deliver::service::{ConsumeEdge, Consumer};
 use crate::forward::Peer;
 use crate::subscription::runs::RunMap;
 use crate::subscription::{Grant, Span};
+use crate::topic::SubscriptionKind;
 use crate::topic::handle::is_moved;
 
 /// Acknowledgements of one stream that wait for their receipts. Past it the stream is not read.
 const RECEIPTS_OPEN_MAX: usize = 4096;
+
+/// The most runs of a partition that are remembered as the client's, which may settle them by other calls.
+const HELD_RUNS_MAX: usize = 1 << 14;
 
 /// A consumer's stream.
 #[derive(Clone)]
@@ -93,6 +97,11 @@ impl Subscribing {
         }
         if let Some(batch) = &delivery.batch {
             take(batch.first_offset, u64::from(batch.batch.as_ref().map_or(0, |batch| batch.count)));
+        }
+        // The oldest are delivered again at the next owner.
+        while held.len() > HELD_RUNS_MAX {
+            let oldest = held.iter().next().map(|(run, ())| run);
+            held.cut(oldest.unwrap_or(Span::new(Offset::ZERO, Offset::ZERO)), &mut ());
         }
         size_of(delivery)
     }
@@ -237,6 +246,14 @@ impl Traffic for Subscribing {
 
     fn is_full(&self) -> bool {
         self.acks_open >= RECEIPTS_OPEN_MAX
+    }
+
+    fn dispatches(&self) -> Option<SubscriptionKind> {
+        Some(self.consumer.subscription.kind)
+    }
+
+    fn is_settled(&self) -> bool {
+        self.acks_open == 0
     }
 
     fn again(&self, partition: PartitionIndex) -> Vec<v1::SubscribeRequest> {

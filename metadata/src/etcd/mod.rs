@@ -5,7 +5,8 @@
 //! confirmed that a deposed leader may have given (M4). `docs/formats/metadata.md` has the key space.
 //!
 //! Read in this order: [`config`], `layout` (keys, values and leases in etcd, pure), `fault` (what an answer means, pure),
-//! `members` (who is asked, and whether it is still the same etcd), `feed` (the one watch), `lease`, `store`.
+//! `members` (who is asked, and whether it is still the same etcd), `reads` (asked for
+//! together), `feed` (the one watch), `lease`, `store`.
 
 pub mod config;
 mod fault;
@@ -13,6 +14,7 @@ mod feed;
 mod layout;
 mod lease;
 mod members;
+mod reads;
 mod store;
 
 pub use config::{EtcdConfig, EtcdTls, Password};

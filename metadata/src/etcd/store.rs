@@ -12,14 +12,15 @@ use alluvium_runtime::tasks::{OnFailure, Tasks};
 use alluvium_types::ids::{Revision, SessionId};
 use async_trait::async_trait;
 use bytes::Bytes;
-use etcd_client::{Certificate, CompactionResponse, ConnectOptions, GetOptions, GetResponse, Identity, TlsOptions, TxnResponse};
+use etcd_client::{Certificate, CompactionResponse, ConnectOptions, Identity, TlsOptions, TxnResponse};
 
 use super::config::{EtcdConfig, EtcdTls};
 use super::fault::{Fault, Kind};
 use super::feed::{Feed, Follower};
 use super::layout::{self, Layout};
 use super::lease::{self, read_failed, write_failed};
-use super::members::{self, Answer, Members, Newest, Repeat};
+use super::members::{Members, Newest, Repeat};
+use super::reads::{Found, Question, Reads, revision_of};
 use crate::error::{EtcdError, Refusal, StoreError};
 use crate::shared;
 use crate::store::{At, KeyValue, MetadataStore, Op, PAGE_RECORDS_MAX, Page, Range, Txn, TxnOutcome, Watch};
@@ -36,6 +37,7 @@ pub struct EtcdStore {
     members: Arc<Members>,
     layout: Layout,
     feed: Arc<Feed>,
+    reads: Reads,
 }
 
 impl EtcdStore {
@@ -62,16 +64,12 @@ impl EtcdStore {
             follower.run().await;
             Ok::<(), String>(())
         });
-        Ok(Self { members, layout, feed })
+        let reads = Reads::begin(Arc::clone(&members), layout.clone(), tasks);
+        Ok(Self { members, layout, feed, reads })
     }
 
-    async fn read_page(&self, range: &Range, limit: usize) -> Result<GetResponse, Fault> {
-        let (start, end) = self.layout.bounds(range);
-        let options = GetOptions::new().with_range(end).with_limit(i64::try_from(limit).expect("a page is small"));
-        let (start, options) = (&start, &options);
-        self.members
-            .ask(Repeat::Freely, |client| async move { members::kv(&client).get(start.clone(), Some(options.clone())).await })
-            .await
+    async fn read(&self, question: Question) -> Result<Result<Found, Fault>, StoreError> {
+        self.reads.ask(question).await.ok_or(StoreError::Stopped)
     }
 }
 
@@ -127,20 +125,11 @@ async fn tls_options(tls: &EtcdTls) -> Result<TlsOptions, EtcdError> {
     Ok(options)
 }
 
-/// The revision of an answer whose header was checked.
-fn revision_of(answer: &impl Answer) -> Revision {
-    layout::revision(answer.header().expect("its header was checked").revision())
-}
-
 #[async_trait]
 impl MetadataStore for EtcdStore {
     async fn get(&self, key: &Bytes) -> Result<At<Option<KeyValue>>, StoreError> {
-        let key = &self.layout.key(key);
-        let asked = self.members.ask(Repeat::Freely, |client| async move { members::kv(&client).get(key.clone(), None).await });
-        let mut answer: GetResponse = asked.await.map_err(read_failed)?;
-        let revision = revision_of(&answer);
-        let value = answer.take_kvs().into_iter().next().and_then(|found| self.layout.record(found));
-        Ok(At { revision, value })
+        let Found { revision, records, .. } = self.read(Question::Key(self.layout.key(key))).await?.map_err(read_failed)?;
+        Ok(At { revision, value: records.into_iter().next() })
     }
 
     async fn range(&self, range: &Range) -> Result<At<Page>, StoreError> {
@@ -148,13 +137,10 @@ impl MetadataStore for EtcdStore {
         if limit == 0 {
             return Err(Refusal::EmptyPage.into());
         }
+        let (start, end) = self.layout.bounds(range);
         loop {
-            match self.read_page(range, limit).await {
-                Ok(mut answer) => {
-                    let (revision, more) = (revision_of(&answer), answer.more());
-                    let records = answer.take_kvs().into_iter().filter_map(|found| self.layout.record(found)).collect();
-                    return Ok(At { revision, value: Page { records, more } });
-                }
+            match self.read(Question::Page { start: start.clone(), end: end.clone(), limit }).await? {
+                Ok(Found { revision, records, more }) => return Ok(At { revision, value: Page { records, more } }),
                 // Large records: fewer of them. One fits for certain.
                 Err(Fault { kind: Kind::AnswerTooLarge, .. }) if limit > 1 => limit = limit.div_ceil(4),
                 Err(fault) => return Err(read_failed(fault)),

@@ -4,6 +4,7 @@ mod access;
 mod forwarder;
 mod leaders;
 mod outcomes;
+mod reads;
 mod sessions;
 mod watches;
 

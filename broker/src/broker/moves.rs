@@ -15,8 +15,11 @@ use crate::forward::{Peer, answered};
 use crate::topic::PartitionHandle;
 use crate::topic::command::Command;
 
-/// How many partitions are on the move at a time.
-const AT_ONCE: usize = 32;
+/// How many partitions are on the move at a time: the fewest and the most. Whoever publishes to one waits for all that move with it,
+/// so that few at a time are better for all, as long as it doesn't take too long.
+const AT_ONCE: (usize, usize) = (4, 64);
+/// As many rounds a move of very many partitions takes, about.
+const ROUNDS: usize = 64;
 /// How long a partition may take to be let go, and its next owner to serve it.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long saying that this broker is to go may take.
@@ -57,8 +60,9 @@ impl Broker {
         }
         let misplaced: Vec<(PartitionHandle, Peer)> =
             self.0.opener.partitions.open().into_iter().filter_map(|(id, handle)| Some((handle, self.rather(id)?))).collect();
+        let at_once = (misplaced.len() / ROUNDS).clamp(AT_ONCE.0, AT_ONCE.1);
         stream::iter(misplaced)
-            .for_each_concurrent(AT_ONCE, |(handle, to)| async move { self.hand_over(&handle, &to).await })
+            .for_each_concurrent(at_once, |(handle, to)| async move { self.hand_over(&handle, &to).await })
             .await;
     }
 

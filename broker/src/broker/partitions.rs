@@ -16,7 +16,7 @@ use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::{PartitionIndex, TopicId};
 use alluvium_types::names::{PartitionName, TopicName};
 use alluvium_types::replication::Replication;
-use futures::future::try_join;
+use futures::future::{join, try_join};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -28,6 +28,7 @@ use crate::ownership::Claim;
 use crate::topic::handle::moved;
 use crate::topic::lease::DispatchLease;
 use crate::topic::owner::PartitionPolicy;
+use crate::topic::takeover::take_over;
 use crate::topic::task::{OpenRequest, PartitionTask};
 use crate::topic::{PartitionHandle, SubscriptionSpec};
 
@@ -255,15 +256,28 @@ impl Opener {
         }
         let right = Right::Topic(&topic.name, &topic.record);
         let claim = Claim::make(&context.metadata, right, id, current, session.decider(), &context.internal_address).await?;
-        let (found, subscriptions) = try_join(policy_of(context, &topic.name, topic.id), specs_of(context, id)).await?;
-        let (policy, replication) = found.ok_or(OpenError::NoTopic)?;
         if !claim.former().is_empty() {
             context.metrics.failovers.inc();
         }
+        // The takeover goes on to its end, so that no decision is left open because a read failed.
+        let in_force = try_join(policy_of(context, &topic.name, topic.id), specs_of(context, id));
+        let taking_over = Box::pin(take_over(context, &claim, context.clock.mono()));
+        let (found, in_force) = join(taking_over, in_force).await;
+        let (found, (in_force, subscriptions)) = (found?, in_force?);
+        let (policy, replication) = in_force.ok_or(OpenError::NoTopic)?;
         let lease = self.lease(&claim);
-        let request =
-            OpenRequest { name: name.clone(), topic_id: id.topic, claim, session, policy, replication, subscriptions, lease };
-        PartitionTask::open(Arc::clone(context), request).await
+        let request = OpenRequest {
+            name: name.clone(),
+            topic_id: id.topic,
+            claim,
+            session,
+            found,
+            policy,
+            replication,
+            subscriptions,
+            lease,
+        };
+        PartitionTask::open(Arc::clone(context), request)
     }
 
     /// A partition is left to an owner that lives, unless its host refuses connections: then it has ended, and if not, the fence

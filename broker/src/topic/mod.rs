@@ -25,7 +25,7 @@ mod slot;
 mod specs;
 pub(crate) mod state_ledger;
 mod state_ledgers;
-mod takeover;
+pub(crate) mod takeover;
 pub(crate) mod task;
 
 pub use bounds::{Bounds, OpenSegment};

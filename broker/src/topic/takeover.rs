@@ -15,7 +15,7 @@ use alluvium_types::ids::{EntryId, LedgerId, Offset};
 use alluvium_types::ledger::LedgerMetadata;
 use alluvium_types::time::{Mono, Timestamp};
 use bytes::Bytes;
-use futures::future::{try_join, try_join_all};
+use futures::future::{join, join3, try_join, try_join_all};
 
 use super::hosted::CorruptState;
 use super::planted;
@@ -50,22 +50,32 @@ pub(crate) struct Found {
     pub(crate) subscriptions: Vec<Bytes>,
 }
 
+/// The log as a takeover found it: everything sealed.
+struct Log {
+    segments: Vec<Versioned<Segment>>,
+    /// The records of the ledgers that were recovered now, by segment.
+    closed: Vec<Option<Versioned<LedgerMetadata>>>,
+    predecessor: Predecessor,
+    end: Offset,
+    server_time: Timestamp,
+}
+
 /// The steps after the claim.
 pub(crate) async fn take_over(context: &Context, claim: &Claim, now: Mono) -> Result<Found, OpenError> {
     let Context { metadata, ledgers, mutations, .. } = context;
-    let limits = context.config.dedup();
     let partition = claim.partition();
     let (segments_of, pointers) = (metadata.segments(), metadata.state_pointers());
-    let (mut segments, pointer) = try_join(segments_of.all(partition), pointers.get(partition)).await?;
+    let (segments, pointer) = try_join(segments_of.all(partition), pointers.get(partition)).await?;
 
     // Fence and recover, data and state, before anything is decided: all at once, as none of them waits for another.
     let data = segments.iter().map(|segment| async move {
+        let ledger = segment.value.ledger;
         Ok::<_, OpenError>(match segment.value.sealed {
-            Some(sealed) => Err(sealed),
+            Some(_) => None,
             None if mutations.has(Mutation::ListChangedBeforeRecovery) => {
-                Ok(planted::closed_as_it_stands(ledgers, segment.value.ledger).await?)
+                Some(planted::closed_as_it_stands(ledgers, ledger).await?)
             }
-            None => Ok(recover(ledgers, segment.value.ledger).await?),
+            None => Some(recover(ledgers, ledger).await?),
         })
     });
     let current = pointer.as_ref().and_then(|p| p.value.current);
@@ -76,16 +86,38 @@ pub(crate) async fn take_over(context: &Context, claim: &Claim, now: Mono) -> Re
             None => None,
         })
     };
-    let recovered: (Vec<Result<Versioned<LedgerMetadata>, Sealed>>, _) = try_join(try_join_all(data), state).await?;
-    let (recovered, state) = recovered;
+    let (closed, state) = try_join(try_join_all(data), state).await?;
 
+    // Nobody else appends from here on. What was found is written down while it is read; each goes on to its end, so that no
+    // decision is left open because another one failed.
+    let (log, pointer, restored) =
+        join3(seal(context, claim, segments, closed), settle(metadata, claim, pointer), restore(context, state, now)).await;
+    let (log, pointer, restored) = (log?, pointer?, restored?);
+    let Restored { mut dedup, covers, subscriptions } = restored;
+    if !dedup.is_empty() {
+        replay(context, &log, covers, &mut dedup, now).await?;
+    }
+    let Log { segments, predecessor, end, server_time, .. } = log;
+    Ok(Found { segments, predecessor, end, server_time, pointer, dedup, covered: covers, subscriptions })
+}
+
+/// Seals what was recovered, in order.
+async fn seal(
+    context: &Context,
+    claim: &Claim,
+    mut segments: Vec<Versioned<Segment>>,
+    closed: Vec<Option<Versioned<LedgerMetadata>>>,
+) -> Result<Log, OpenError> {
+    let Context { metadata, ledgers, .. } = context;
     let mut end = Offset::ZERO;
     let mut server_time = Timestamp::default();
     for at in 0..segments.len() {
-        let sealed = match &recovered[at] {
-            Err(sealed) => *sealed,
-            Ok(record) => {
-                let first = segments[at].value.first.unwrap_or(end);
+        let segment = segments[at].value;
+        let sealed = match (segment.sealed, &closed[at]) {
+            (Some(sealed), _) => sealed,
+            (None, None) => return Err(OpenError::Corrupt(CorruptState(format!("{} is not closed", segment.ledger)))),
+            (None, Some(record)) => {
+                let first = segment.first.unwrap_or(end);
                 let sealed = measure(ledgers, &record.value, first).await?;
                 let next = segments.get(at + 1).filter(|next| next.value.first.is_none()).cloned();
                 let (this, next) =
@@ -100,50 +132,65 @@ pub(crate) async fn take_over(context: &Context, claim: &Claim, now: Mono) -> Re
         end = sealed.end;
         server_time = sealed.times.map_or(server_time, |(_, last)| server_time.max(last));
     }
+    let predecessor = match (segments.last(), closed.last()) {
+        (None, _) => Predecessor::NONE,
+        (Some(last), Some(Some(record))) => proof(last, record)?,
+        (Some(last), _) => proof(last, &record_of(context, last).await?)?,
+    };
+    Ok(Log { segments, closed, predecessor, end, server_time })
+}
 
-    let pointer = match pointer {
-        // What isn't current holds nothing that was ever promised (C64).
+/// What isn't current holds nothing that was ever promised (C64).
+async fn settle(
+    metadata: &Metadata,
+    claim: &Claim,
+    pointer: Option<Versioned<StatePointer>>,
+) -> Result<Option<Versioned<StatePointer>>, OpenError> {
+    Ok(match pointer {
         Some(pointer) if pointer.value.next.is_some() => {
             Some(metadata.state_pointers().retire_next(claim.authority(), &pointer).await?)
         }
         pointer => pointer,
-    };
+    })
+}
 
-    let Restored { mut dedup, covers, subscriptions } = match &state {
+/// What the state ledger holds, as far as its records go.
+async fn restore(context: &Context, state: Option<Versioned<LedgerMetadata>>, now: Mono) -> Result<Restored, OpenError> {
+    let limits = context.config.dedup();
+    let mut restored = match &state {
         Some(record) => {
-            let bodies = read_all(ledgers, &record.value).await?;
+            let bodies = read_all(&context.ledgers, &record.value).await?;
             Restored::read(&bodies, limits, now).map_err(OpenError::Corrupt)?
         }
         None => Restored::nothing(limits),
     };
-    dedup.plant(*mutations);
-    if !dedup.is_empty() {
-        replay(ledgers, metadata, &segments, covers, &mut dedup, now).await?;
-    }
-    let predecessor = match segments.last() {
-        Some(last) => proof(ledgers, last).await?,
-        None => Predecessor::NONE,
-    };
-    Ok(Found { segments, predecessor, end, server_time, pointer, dedup, covered: covers, subscriptions })
+    restored.dedup.plant(context.mutations);
+    Ok(restored)
 }
 
 async fn recover(ledgers: &LedgerClient, ledger: LedgerId) -> Result<Versioned<LedgerMetadata>, OpenError> {
     ledgers.recover(ledger).await.map_err(|error| OpenError::Recover(ledger, error))
 }
 
-async fn proof(ledgers: &LedgerClient, last: &Versioned<Segment>) -> Result<Predecessor, OpenError> {
-    let ledger = last.value.ledger;
-    let corrupt = |problem: &str| OpenError::Corrupt(CorruptState(format!("ledger {ledger} {problem}")));
-    let record = ledgers.ledgers().get(ledger).await?.ok_or_else(|| corrupt("is listed and has no record"))?;
-    Predecessor::closed(&record).map_err(|_| corrupt("is sealed and not closed"))
+/// The record of a listed segment's ledger.
+async fn record_of(context: &Context, segment: &Versioned<Segment>) -> Result<Versioned<LedgerMetadata>, OpenError> {
+    let ledger = segment.value.ledger;
+    let missing = || OpenError::Corrupt(CorruptState(format!("ledger {ledger} is listed and has no record")));
+    context.metadata.ledgers().get(ledger).await?.ok_or_else(missing)
+}
+
+fn proof(last: &Versioned<Segment>, record: &Versioned<LedgerMetadata>) -> Result<Predecessor, OpenError> {
+    let not_closed = |_| OpenError::Corrupt(CorruptState(format!("ledger {} is sealed and not closed", last.value.ledger)));
+    Predecessor::closed(record).map_err(not_closed)
 }
 
 /// What a recovered ledger holds, from its own entries: lengths are never taken from a listing (C40).
 async fn measure(ledgers: &LedgerClient, record: &LedgerMetadata, first: Offset) -> Result<Sealed, OpenError> {
     let mut sealed = Sealed { end: first, messages: 0, bytes: 0, times: None };
     let Some(last) = record.closed_at().flatten() else { return Ok(sealed) };
-    let begin = range_of(ledgers, record, EntryId::ZERO).await?;
-    let end = range_of(ledgers, record, last).await?;
+    let ends = try_join(range_of(ledgers, record, EntryId::ZERO), range_of(ledgers, record, last));
+    let (ends, bytes) = join(ends, stored_bytes(ledgers, record)).await;
+    let (begin, end) = ends?;
     if begin.first_offset != first {
         let text = format!("ledger {} begins at offset {} and not at {first}", record.ledger, begin.first_offset);
         return Err(OpenError::Corrupt(CorruptState(text)));
@@ -151,7 +198,7 @@ async fn measure(ledgers: &LedgerClient, record: &LedgerMetadata, first: Offset)
     sealed.end = end.end_offset();
     sealed.messages = first.distance_to(sealed.end);
     sealed.times = Some((begin.server_time, end.server_time));
-    sealed.bytes = stored_bytes(ledgers, record).await;
+    sealed.bytes = bytes;
     Ok(sealed)
 }
 
@@ -204,22 +251,18 @@ async fn read_all(ledgers: &LedgerClient, record: &LedgerMetadata) -> Result<Vec
 }
 
 /// Reads the headers from `covers` on (D3, D7).
-async fn replay(
-    ledgers: &LedgerClient,
-    metadata: &Metadata,
-    segments: &[Versioned<Segment>],
-    covers: Offset,
-    dedup: &mut Dedup,
-    now: Mono,
-) -> Result<(), OpenError> {
-    for segment in segments {
+async fn replay(context: &Context, log: &Log, covers: Offset, dedup: &mut Dedup, now: Mono) -> Result<(), OpenError> {
+    let ledgers = &context.ledgers;
+    for (segment, closed) in log.segments.iter().zip(&log.closed) {
         let (Some(first), Some(sealed)) = (segment.value.first, segment.value.sealed) else { continue };
         if sealed.end <= covers || sealed.messages == 0 {
             continue;
         }
         let ledger = segment.value.ledger;
-        let record = metadata.ledgers().get(ledger).await?;
-        let record = record.ok_or_else(|| OpenError::Corrupt(CorruptState(format!("ledger {ledger} has no record"))))?.value;
+        let record = match closed {
+            Some(record) => record.value.clone(),
+            None => record_of(context, segment).await?.value,
+        };
         let Some(last) = record.closed_at().flatten() else { continue };
         let mut next = EntryId::ZERO;
         if covers > first {

@@ -23,7 +23,7 @@ use super::reader::{PartitionReader, Readable, ReadableSegment};
 use super::retention::Candidate;
 use super::specs::Specs;
 use super::state_ledgers::{StateEvent, StateLedgers};
-use super::takeover::{Found, take_over};
+use super::takeover::Found;
 use crate::broker::{Context, Session};
 use crate::error::OpenError;
 use crate::ownership::Claim;
@@ -46,6 +46,7 @@ pub(crate) struct OpenRequest {
     pub(crate) topic_id: TopicId,
     pub(crate) claim: Claim,
     pub(crate) session: Session,
+    pub(crate) found: Found,
     pub(crate) policy: PartitionPolicy,
     pub(crate) replication: Replication,
     pub(crate) subscriptions: Vec<SubscriptionSpec>,
@@ -83,11 +84,10 @@ enum Wake {
 }
 
 impl PartitionTask {
-    /// Takes the partition over (C62) and makes its task, which the caller runs.
-    pub(crate) async fn open(context: Arc<Context>, request: OpenRequest) -> Result<(PartitionHandle, Self), OpenError> {
-        let OpenRequest { name, topic_id, claim, session, policy, replication, subscriptions, lease } = request;
+    /// Makes the task of a partition that was taken over, which the caller runs.
+    pub(crate) fn open(context: Arc<Context>, request: OpenRequest) -> Result<(PartitionHandle, Self), OpenError> {
+        let OpenRequest { name, topic_id, claim, session, found, policy, replication, subscriptions, lease } = request;
         let now = context.clock.mono();
-        let found = take_over(&context, &claim, now).await?;
         let Found { segments, predecessor, end, server_time, pointer, dedup, covered, subscriptions: records } = found;
         let machine = Machine::restore(&records).map_err(OpenError::Corrupt)?;
         let sealed: Vec<Candidate> = segments

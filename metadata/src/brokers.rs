@@ -41,6 +41,19 @@ pub struct Broker {
     pub since: Timestamp,
 }
 
+/// What a broker says of itself when it registers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewBroker {
+    /// Where clients reach it.
+    pub address: String,
+    /// Where other servers reach it.
+    pub internal_address: String,
+    /// Its share of the partitions: at most [`WEIGHT_MAX`].
+    pub weight: u32,
+    /// Whether it hands over what it owns: an operator said so in its session before, in the same life of its process.
+    pub draining: bool,
+}
+
 /// What to do about a registration of the same name that still stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IfRegistered {
@@ -89,27 +102,19 @@ impl Metadata {
 }
 
 impl Brokers {
-    /// Begins a session and registers the broker under it, not draining. What the broker owned in an earlier session is not its
-    /// own any more. A `weight` above [`WEIGHT_MAX`] is refused.
+    /// Begins a session and registers the broker under it. What the broker owned in an earlier session is not its own any more. A
+    /// weight above [`WEIGHT_MAX`] is refused.
     pub async fn register(
         &self,
         name: &BrokerName,
-        address: &str,
-        internal_address: &str,
-        weight: u32,
+        new: &NewBroker,
         ttl: Duration,
         if_registered: IfRegistered,
     ) -> Result<Registration, UpdateError> {
+        let NewBroker { address, internal_address, weight, draining } = new.clone();
         check_weight(weight)?;
         let session = self.0.begin_session(ttl).await?;
-        let broker = Broker {
-            session: session.id(),
-            address: address.to_owned(),
-            internal_address: internal_address.to_owned(),
-            weight,
-            draining: false,
-            since: self.0.clock().wall(),
-        };
+        let broker = Broker { session: session.id(), address, internal_address, weight, draining, since: self.0.clock().wall() };
         let registered = self.put(name, &broker, if_registered).await;
         match registered {
             Ok(create_revision) => {

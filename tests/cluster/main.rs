@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "a figure of a run is part of its result")]
 
 mod clocks;
+mod drain;
 mod forwarded_input;
 mod gaps;
 mod guide;

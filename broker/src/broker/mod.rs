@@ -208,7 +208,8 @@ impl Broker {
         let bookies = context.metadata.bookies().watch().await?;
         let brokers = context.metadata.brokers().watch().await?;
         let placed = context.metadata.placements().watch().await?;
-        let session = registration::register(&context, &address, if_registered).await.map_err(StartError::Register)?;
+        let new = registration::new(&context, &address);
+        let session = registration::register(&context, &new, if_registered).await.map_err(StartError::Register)?;
         let (session_tx, session) = watch::channel(session);
         let opener = Opener { context: Arc::clone(&context), partitions: Arc::new(Partitions::default()), session };
         let peers = Peers::new(brokers, context.limits, reach, context.home.clone());
@@ -224,7 +225,7 @@ impl Broker {
             consumers: AtomicU64::new(1),
         };
         let broker = Self(Arc::new(inner));
-        let keeper = registration::keep(Arc::clone(&context), address, session_tx);
+        let keeper = registration::keep(Arc::clone(&context), new, broker.0.peers.view(), session_tx);
         context.own_tasks.spawn("broker-session", OnFailure::ShutDown, async move {
             keeper.await;
             Ok::<(), std::convert::Infallible>(())

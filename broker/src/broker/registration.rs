@@ -4,23 +4,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alluvium_metadata::UpdateError;
-use alluvium_metadata::brokers::IfRegistered;
+use alluvium_metadata::brokers::{IfRegistered, NewBroker};
 use tokio::sync::watch;
 
 use super::context::{Context, Session};
+use crate::forward::View;
+
+/// What a broker that has just started says of itself.
+pub(super) fn new(context: &Context, address: &str) -> NewBroker {
+    NewBroker {
+        address: address.to_owned(),
+        internal_address: context.internal_address.clone(),
+        weight: context.config.weight,
+        draining: false,
+    }
+}
 
 /// Registers the broker under a new session.
-pub(super) async fn register(context: &Context, address: &str, if_registered: IfRegistered) -> Result<Session, UpdateError> {
+pub(super) async fn register(context: &Context, new: &NewBroker, if_registered: IfRegistered) -> Result<Session, UpdateError> {
     let ttl = Duration::from_millis(context.config.session_ttl_ms);
-    let brokers = context.metadata.brokers();
-    let weight = context.config.weight;
-    let registration = brokers.register(&context.name, address, &context.internal_address, weight, ttl, if_registered).await?;
+    let registration = context.metadata.brokers().register(&context.name, new, ttl, if_registered).await?;
     tracing::info!(broker = %context.name, session = %registration.session.id(), "registered");
     Ok(Session::new(registration))
 }
 
-/// Lets partitions dispatch as long as the session is certain to live (M4), and registers anew whenever it is gone.
-pub(super) async fn keep(context: Arc<Context>, address: String, current: watch::Sender<Session>) {
+/// Lets partitions dispatch as long as the session is certain to live (M4), and registers anew whenever it is gone: as one that
+/// drains if `view` showed that it is to.
+pub(super) async fn keep(context: Arc<Context>, mut new: NewBroker, mut view: View, current: watch::Sender<Session>) {
     let margin = Duration::from_millis(context.config.dispatch_margin_ms);
     loop {
         let session = current.borrow().clone();
@@ -32,13 +42,23 @@ pub(super) async fn keep(context: Arc<Context>, address: String, current: watch:
             }
             let until = known.certain_until.as_duration().saturating_sub(margin);
             context.lease.extend(alluvium_types::time::Mono::from_duration(until));
-            let changed = tokio::select! {
+            let own = view
+                .borrow_and_update()
+                .members
+                .get(&context.name)
+                .filter(|own| own.session == session.decider().session)
+                .cloned();
+            if let Some(own) = own {
+                new.draining = own.draining;
+            }
+            let goes_on = tokio::select! {
                 biased;
                 () = context.own_tasks.stopping() => return,
-                changed = lease.changed() => changed,
-            };
-            if changed.is_err() {
                 // Its keeper was stopped with the process.
+                changed = lease.changed() => changed.is_ok(),
+                changed = view.changed() => changed.is_ok(),
+            };
+            if !goes_on {
                 return;
             }
         }
@@ -46,7 +66,7 @@ pub(super) async fn keep(context: Arc<Context>, address: String, current: watch:
         let mut backoff = context.backoff();
         loop {
             // The record of the session that is gone went with it, or is the process's own.
-            match register(&context, &address, IfRegistered::Refuse).await {
+            match register(&context, &new, IfRegistered::Refuse).await {
                 Ok(session) => {
                     current.send_replace(session);
                     break;

@@ -9,7 +9,7 @@ mod peers;
 mod service;
 
 pub(crate) use owner::{Asking, answered, is_resumable};
-pub(crate) use peers::{Peer, Peers};
+pub(crate) use peers::{Peer, Peers, View};
 pub use service::ForwardEdge;
 
 use alluvium_types::limits::Limits;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alluvium_metadata::brokers::{IfRegistered, Registration};
+use alluvium_metadata::brokers::{IfRegistered, NewBroker, Registration};
 use alluvium_metadata::conformance::{Fate as Answer, LossyStore};
 use alluvium_metadata::error::ClusterError;
 use alluvium_metadata::keys::Key;
@@ -65,6 +65,11 @@ fn ledger(id: LedgerId, epoch: Epoch, class: LedgerClass) -> LedgerMetadata {
     LedgerMetadata::create(id, epoch, class, Replication::DEFAULT, Replication::DEFAULT, ensemble).unwrap()
 }
 
+/// A broker of a weight, at addresses that nobody calls.
+pub(crate) fn weighing(weight: u32) -> NewBroker {
+    NewBroker { address: "client".to_owned(), internal_address: "internal".to_owned(), weight, draining: false }
+}
+
 impl World {
     async fn create_topic(&self, name: &TopicName, partitions: u32) -> Result<Versioned<Topic>, UpdateError> {
         let namespace = self.metadata.namespaces().get(name.namespace()).await?.expect("made before");
@@ -83,7 +88,7 @@ impl World {
     async fn broker(&self, name: &str) -> Registration {
         let name = BrokerName::parse(name).unwrap();
         let ttl = Duration::from_secs(60);
-        self.metadata.brokers().register(&name, "client", "internal", 100, ttl, IfRegistered::Refuse).await.unwrap()
+        self.metadata.brokers().register(&name, &weighing(100), ttl, IfRegistered::Refuse).await.unwrap()
     }
 
     async fn claim(

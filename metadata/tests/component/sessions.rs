@@ -17,7 +17,7 @@ use alluvium_types::names::{BookieName, BrokerName, ZoneName};
 use alluvium_types::time::Timestamp;
 use tokio::sync::watch;
 
-use crate::repositories::{world, world_at};
+use crate::repositories::{weighing, world, world_at};
 
 const TTL: Duration = Duration::from_secs(30);
 
@@ -137,11 +137,11 @@ async fn a_broker_ends_its_own_earlier_session_only_when_it_may() {
     let world = world();
     let brokers = world.metadata.brokers();
     let name = BrokerName::parse("a").unwrap();
-    let first = brokers.register(&name, "c", "i", 100, TTL, IfRegistered::Refuse).await.unwrap();
-    let refused = brokers.register(&name, "c", "i", 100, TTL, IfRegistered::Refuse).await;
+    let first = brokers.register(&name, &weighing(100), TTL, IfRegistered::Refuse).await.unwrap();
+    let refused = brokers.register(&name, &weighing(100), TTL, IfRegistered::Refuse).await;
     assert!(matches!(refused, Err(UpdateError::Exists { .. })));
     assert!(!first.session.lease().gone);
-    let second = brokers.register(&name, "c", "i", 100, TTL, IfRegistered::EndIt).await.unwrap();
+    let second = brokers.register(&name, &weighing(100), TTL, IfRegistered::EndIt).await.unwrap();
     assert_ne!(first.session.id(), second.session.id());
     assert!(second.decider.create_revision > first.decider.create_revision);
     assert_eq!(brokers.get(&name).await.unwrap().unwrap().value.session, second.session.id());
@@ -154,9 +154,9 @@ async fn m2_a_drain_is_said_of_a_session_that_lives_and_of_no_other() {
     let world = world();
     let brokers = world.metadata.brokers();
     let name = BrokerName::parse("a").unwrap();
-    let too_heavy = brokers.register(&name, "c", "i", WEIGHT_MAX + 1, TTL, IfRegistered::Refuse).await;
+    let too_heavy = brokers.register(&name, &weighing(WEIGHT_MAX + 1), TTL, IfRegistered::Refuse).await;
     assert!(matches!(too_heavy, Err(UpdateError::Illegal { .. })));
-    let first = brokers.register(&name, "c", "i", 7, TTL, IfRegistered::Refuse).await.unwrap();
+    let first = brokers.register(&name, &weighing(7), TTL, IfRegistered::Refuse).await.unwrap();
     let mut alive = brokers.watch().await.unwrap();
     brokers.set_draining(&first.decider, true).await.unwrap();
     let drains = |live: &Live<BrokerName, Broker>| live.members.get(&name).is_some_and(|broker| broker.draining);
@@ -167,9 +167,9 @@ async fn m2_a_drain_is_said_of_a_session_that_lives_and_of_no_other() {
     brokers.set_draining(&first.decider, true).await.unwrap();
     assert_eq!(brokers.get(&name).await.unwrap().unwrap(), found, "nothing was said that was not known");
 
-    let second = brokers.register(&name, "c", "i", 7, TTL, IfRegistered::EndIt).await.unwrap();
+    let second = brokers.register(&name, &weighing(7), TTL, IfRegistered::EndIt).await.unwrap();
     assert_eq!(brokers.set_draining(&first.decider, true).await, Err(UpdateError::SessionGone));
-    assert!(!brokers.get(&name).await.unwrap().unwrap().value.draining, "another life begins anew");
+    assert!(!brokers.get(&name).await.unwrap().unwrap().value.draining, "another life begins as it says");
     second.session.end().await.unwrap();
     assert_eq!(brokers.set_draining(&second.decider, true).await, Err(UpdateError::SessionGone));
     assert_eq!(brokers.get(&name).await.unwrap(), None, "the record goes with the session that it was bound to");
@@ -202,8 +202,8 @@ async fn one_broker_holds_the_auditors_office_while_its_session_lives() {
     let world = world();
     let (brokers, auditors) = (world.metadata.brokers(), world.metadata.auditors());
     let named = |name: &str| BrokerName::parse(name).unwrap();
-    let a = brokers.register(&named("a"), "c", "i", 100, TTL, IfRegistered::Refuse).await.unwrap();
-    let b = brokers.register(&named("b"), "c", "i", 100, TTL, IfRegistered::Refuse).await.unwrap();
+    let a = brokers.register(&named("a"), &weighing(100), TTL, IfRegistered::Refuse).await.unwrap();
+    let b = brokers.register(&named("b"), &weighing(100), TTL, IfRegistered::Refuse).await.unwrap();
     assert!(auditors.run_for(&a.decider).await.unwrap());
     assert!(!auditors.run_for(&b.decider).await.unwrap());
     assert!(auditors.run_for(&a.decider).await.unwrap(), "it still holds it");

@@ -13,6 +13,7 @@ use alluvium_types::names::BrokerName;
 
 use super::forwarder::Forwarder;
 use super::{config_at, etcd_config, world};
+use crate::repositories::weighing;
 
 const TTL: Duration = Duration::from_secs(3);
 
@@ -27,7 +28,7 @@ async fn a_session_is_lost_when_etcd_is_paused_past_its_time() {
     let etcd = Etcd::start();
     let world = world(&quick(etcd_config(&etcd)), 1).await;
     let name = BrokerName::parse("a").unwrap();
-    let broker = world.metadata.brokers().register(&name, "c", "i", 100, TTL, IfRegistered::Refuse).await.unwrap();
+    let broker = world.metadata.brokers().register(&name, &weighing(100), TTL, IfRegistered::Refuse).await.unwrap();
     etcd.pause();
     let certain = broker.session.lease().certain_until;
     world.clock.sleep_until(certain).await;
@@ -39,7 +40,7 @@ async fn a_session_is_lost_when_etcd_is_paused_past_its_time() {
     world.within("etcd says so", broker.session.gone()).await;
     assert_eq!(broker.session.lease().certain_until, certain, "a renewal that came too late is not taken for one");
     assert_eq!(world.metadata.brokers().get(&name).await.unwrap(), None);
-    let again = world.metadata.brokers().register(&name, "c", "i", 100, TTL, IfRegistered::Refuse).await.unwrap();
+    let again = world.metadata.brokers().register(&name, &weighing(100), TTL, IfRegistered::Refuse).await.unwrap();
     assert!(again.decider.create_revision > broker.decider.create_revision);
 }
 
@@ -50,7 +51,7 @@ async fn a_session_outlives_a_killed_etcd() {
     let world = world(&quick(etcd_config(&etcd)), 1).await;
     let name = BrokerName::parse("a").unwrap();
     let ttl = Duration::from_secs(10);
-    let broker = world.metadata.brokers().register(&name, "c", "i", 100, ttl, IfRegistered::Refuse).await.unwrap();
+    let broker = world.metadata.brokers().register(&name, &weighing(100), ttl, IfRegistered::Refuse).await.unwrap();
     let mut alive = world.metadata.brokers().watch().await.unwrap();
     for _ in 0..2 {
         let before = broker.session.lease().certain_until;
@@ -63,7 +64,7 @@ async fn a_session_outlives_a_killed_etcd() {
     }
     assert_eq!(world.metadata.brokers().get(&name).await.unwrap().unwrap().create_revision, broker.decider.create_revision);
     let other = BrokerName::parse("b").unwrap();
-    let _second = world.metadata.brokers().register(&other, "c", "i", 100, ttl, IfRegistered::Refuse).await.unwrap();
+    let _second = world.metadata.brokers().register(&other, &weighing(100), ttl, IfRegistered::Refuse).await.unwrap();
     world.within("the view goes on", alive.wait_for(|live| live.members.len() == 2)).await.unwrap();
 }
 
@@ -74,7 +75,7 @@ async fn a_session_that_etcd_gives_back_is_certain_again() {
     let mut etcd = Etcd::start();
     let world = world(&quick(etcd_config(&etcd)), 1).await;
     let name = BrokerName::parse("a").unwrap();
-    let broker = world.metadata.brokers().register(&name, "c", "i", 100, TTL, IfRegistered::Refuse).await.unwrap();
+    let broker = world.metadata.brokers().register(&name, &weighing(100), TTL, IfRegistered::Refuse).await.unwrap();
     etcd.kill();
     let certain = broker.session.lease().certain_until;
     world.clock.sleep_until(certain.after(Duration::from_secs(1))).await;

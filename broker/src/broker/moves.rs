@@ -28,12 +28,12 @@ const ANNOUNCE: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(5);
 
 impl Broker {
-    /// Moves what shall be elsewhere, whenever operators say so, until the broker stops.
+    /// Moves what shall be elsewhere, whenever operators say so, until the broker goes: then everything is moved by who waits for it.
     pub(super) async fn keep_moving(&self) {
         let context = self.context();
         let mut placed = self.0.placed.clone();
         let mut brokers = self.0.peers.view();
-        loop {
+        while !context.is_leaving() {
             self.move_away().await;
             let changed = async {
                 tokio::select! {
@@ -79,6 +79,10 @@ impl Broker {
 
     async fn hand_over(&self, handle: &PartitionHandle, to: &Peer) {
         let (context, name) = (self.context(), handle.name());
+        if handle.is_closing() {
+            // It is on the move already.
+            return;
+        }
         let begun = context.clock.mono();
         let moved = async {
             // One that is over was let go already.

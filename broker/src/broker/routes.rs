@@ -132,7 +132,10 @@ impl Broker {
             }
         }
         let placed = placed.map(|placed| placed.value.broker);
-        Ok(match preferred(id, placed.as_ref(), &live, ended) {
+        // One that goes takes nothing, whether others know that yet or not.
+        let leaving = self.context().is_leaving().then_some(own);
+        let without: Vec<SessionId> = ended.iter().copied().chain(leaving).collect();
+        Ok(match preferred(id, placed.as_ref(), &live, &without) {
             Some((_, broker)) if broker.session == own => Seat::Here,
             // Not remembered: it is the owner only once it has claimed.
             Some((name, broker)) => peers.to(name, broker).map_or(Seat::Here, Seat::There),

@@ -7,6 +7,14 @@ use std::collections::VecDeque;
 
 use alluvium_types::time::Mono;
 
+use super::doors::Load;
+
+/// What takes memory while it waits.
+pub(super) trait Weighs {
+    /// In bytes.
+    fn bytes(&self) -> usize;
+}
+
 /// A request of the client, without an answer.
 #[derive(PartialEq, Debug)]
 pub(super) enum Item<B> {
@@ -14,6 +22,15 @@ pub(super) enum Item<B> {
     Batch(u64, B),
     /// A claim of the producer's name; the epoch that the client held before.
     Claim(Option<u64>),
+}
+
+impl<B: Weighs> Item<B> {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Batch(_, batch) => batch.bytes(),
+            Self::Claim(_) => 0,
+        }
+    }
 }
 
 impl<B> Item<B> {
@@ -76,6 +93,8 @@ pub(super) struct Lane<B, R> {
     sent: VecDeque<Item<B>>,
     returned: VecDeque<Item<B>>,
     waiting: VecDeque<Item<B>>,
+    /// Of what waits.
+    waiting_bytes: usize,
     way: Way<R>,
     /// Nothing was answered by an owner since.
     failing_since: Option<Mono>,
@@ -83,16 +102,22 @@ pub(super) struct Lane<B, R> {
     repeats: bool,
 }
 
-impl<B, R> Lane<B, R> {
+impl<B: Weighs, R> Lane<B, R> {
     /// An empty one. `repeats`: the producer has a name.
     pub(super) fn new(repeats: bool) -> Self {
         let (sent, returned, waiting) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        Self { sent, returned, waiting, way: Way::Unknown, failing_since: None, repeats }
+        Self { sent, returned, waiting, waiting_bytes: 0, way: Way::Unknown, failing_since: None, repeats }
     }
 
     /// The client asks for more.
     pub(super) fn push(&mut self, item: Item<B>) {
+        self.waiting_bytes += item.bytes();
         self.waiting.push_back(item);
+    }
+
+    /// What waits, and was not sent.
+    pub(super) fn load(&self) -> Load {
+        Load { requests: self.waiting.len(), bytes: self.waiting_bytes }
     }
 
     /// Whether somebody must find out where it goes; it is taken as being found out from now on.
@@ -122,22 +147,25 @@ impl<B, R> Lane<B, R> {
         self.failing_since
     }
 
-    /// The next request to send, which counts as sent, and where to.
-    pub(super) fn next(&mut self) -> Option<(&R, &mut Item<B>)> {
-        let Way::Open(route) = &self.way else { return None };
-        self.sent.push_back(self.waiting.pop_front()?);
-        self.sent.back_mut().map(|item| (route, item))
-    }
-
-    /// What was sent last never went out: whoever it was for has ended, and still answers what went before.
-    pub(super) fn unsent(&mut self, now: Mono) {
-        if let Some(item) = self.sent.pop_back() {
-            self.waiting.push_front(item);
+    /// Where the next request is to be sent.
+    pub(super) fn whither(&self) -> Option<&R> {
+        match &self.way {
+            Way::Open(route) if !self.waiting.is_empty() => Some(route),
+            _ => None,
         }
-        self.close(now);
     }
 
-    fn close(&mut self, now: Mono) {
+    /// The next request, which counts as sent; there is room for it [there](Self::whither).
+    pub(super) fn next(&mut self) -> Option<&mut Item<B>> {
+        self.whither()?;
+        let item = self.waiting.pop_front()?;
+        self.waiting_bytes -= item.bytes();
+        self.sent.push_back(item);
+        self.sent.back_mut()
+    }
+
+    /// Whoever it goes to takes nothing more, and still answers what went before: then the next one is looked for.
+    pub(super) fn close(&mut self, now: Mono) {
         self.failing_since.get_or_insert(now);
         self.way = match std::mem::replace(&mut self.way, Way::Unknown) {
             Way::Open(route) | Way::Closing(route) => Way::Closing(route),
@@ -150,6 +178,7 @@ impl<B, R> Lane<B, R> {
     fn reopen(&mut self) {
         if matches!(self.way, Way::Closing(_)) && self.sent.is_empty() {
             while let Some(item) = self.returned.pop_back() {
+                self.waiting_bytes += item.bytes();
                 self.waiting.push_front(item);
             }
             self.way = Way::Unknown;
@@ -189,7 +218,7 @@ impl<B, R> Lane<B, R> {
     /// Nobody can be found: gives all that waits, to be told.
     pub(super) fn give_up(&mut self) -> VecDeque<Item<B>> {
         self.way = Way::Unknown;
-        self.failing_since = None;
+        (self.failing_since, self.waiting_bytes) = (None, 0);
         std::mem::take(&mut self.waiting)
     }
 
@@ -206,6 +235,12 @@ mod tests {
 
     type Numbered = Lane<(), u8>;
 
+    impl Weighs for () {
+        fn bytes(&self) -> usize {
+            100
+        }
+    }
+
     fn lane(repeats: bool, count: u64) -> Numbered {
         let mut lane = Lane::new(repeats);
         for id in 0..count {
@@ -218,7 +253,7 @@ mod tests {
         assert!(lane.seeks() && !lane.seeks(), "once");
         lane.found(route);
         let mut sent = Vec::new();
-        while let Some((_, item)) = lane.next() {
+        while let Some(item) = lane.next() {
             sent.push(match item {
                 Item::Batch(id, ()) => *id,
                 Item::Claim(_) => 99,
@@ -285,9 +320,9 @@ mod tests {
         lane.seeks();
         lane.found(1);
         lane.next();
-        lane.next();
-        lane.unsent(NOW);
-        assert!(!lane.seeks());
+        assert_eq!((lane.whither(), lane.load()), (Some(&1), Load { requests: 1, bytes: 100 }));
+        lane.close(NOW);
+        assert!(lane.whither().is_none() && !lane.seeks());
         assert_eq!(lane.answered(Answered::Batch(0), Outcome::Unknown, NOW), Verdict::Tell);
         assert!(lane.seeks() && lane.failing_since() == Some(NOW));
         assert_eq!(lane.give_up(), [Item::Batch(1, ())]);

@@ -19,7 +19,7 @@ use tonic::Status;
 
 use super::lane::Item;
 use super::receipt::{Answer, Answers};
-use super::session::Parked;
+use super::way::Parked;
 use crate::broker::Broker;
 use crate::forward::Peer;
 
@@ -50,14 +50,19 @@ impl Upstream {
         self.0.number
     }
 
-    /// Sends a request on; `false` if the stream has ended.
-    pub(super) async fn send(&self, index: PartitionIndex, item: &Item<Parked>) -> bool {
+    /// Where requests go; closed once the stream has ended.
+    pub(super) fn requests(&self) -> &mpsc::Sender<wire::ForwardPublishRequest> {
+        &self.0.requests
+    }
+
+    /// A request on its way there. Its answer comes, or that the stream was lost.
+    pub(super) fn send(&self, room: mpsc::OwnedPermit<wire::ForwardPublishRequest>, index: PartitionIndex, item: &Item<Parked>) {
         let request = match item {
             Item::Batch(_, parked) => Request::Batch(parked.batch.clone()),
             Item::Claim(last_epoch) => Request::Claim(v1::PublishClaim { partition: index.get(), last_epoch: *last_epoch }),
         };
         self.0.sent.inc();
-        self.0.requests.send(forwarded(request)).await.is_ok()
+        room.send(forwarded(request));
     }
 }
 

@@ -189,9 +189,9 @@ impl PartitionTask {
             let wake = self.wait(&mut batches).await;
             self.take(wake, &mut batches).await;
         }
-        // What waits in the queue never reached the owner.
+        // What waits in the queue never reached the owner, nor does what whoever has room in it sends yet.
         self.publishes.close();
-        while let Ok(command) = self.publishes.try_recv() {
+        while let Some(command) = self.publishes.recv().await {
             let fault = moved(&self.name);
             tell([match command {
                 PublishCommand::Batch(ticket, _) => Waiting::Batch(Some(ticket), Err(fault)),

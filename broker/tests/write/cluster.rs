@@ -39,6 +39,7 @@ use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::bookie::{Direct, MemoryBookie};
+use crate::path::Path;
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) const TOPIC: &str = "t/n/topic";
@@ -49,6 +50,13 @@ pub(crate) struct Cluster {
     pub(crate) registrations: Vec<BookieRegistration>,
     metadata: Metadata,
     _tasks: Tasks,
+}
+
+/// How other brokers reach one.
+enum Reached<'a> {
+    Directly,
+    By(&'a Path),
+    Never,
 }
 
 pub(crate) fn config() -> Config {
@@ -95,15 +103,20 @@ impl Cluster {
     }
 
     pub(crate) async fn named(&self, name: &str, config: Config) -> Node {
-        self.start_node(name, config, true).await
+        self.start_node(name, config, Reached::Directly).await
     }
 
     /// One whose host refuses the connections of other brokers, as if it had ended.
     pub(crate) async fn hidden(&self, name: &str, config: Config) -> Node {
-        self.start_node(name, config, false).await
+        self.start_node(name, config, Reached::Never).await
     }
 
-    async fn start_node(&self, name: &str, config: Config, reachable: bool) -> Node {
+    /// One that other brokers reach by a path.
+    pub(crate) async fn behind(&self, path: &Path, name: &str, config: Config) -> Node {
+        self.start_node(name, config, Reached::By(path)).await
+    }
+
+    async fn start_node(&self, name: &str, config: Config, reached: Reached<'_>) -> Node {
         let (tasks, _) = Tasks::new();
         let (clock, entropy) = (Clock::system(), Entropy::from_os());
         let connector = Arc::new(Direct(self.bookies.clone()));
@@ -114,10 +127,14 @@ impl Cluster {
             .await
             .expect("started");
         let listener = net::bind("127.0.0.1:0".parse().expect("valid")).await.expect("bound");
-        let bound = listener.local_addr().expect("bound").to_string();
+        let bound = listener.local_addr().expect("bound");
         let address = format!("http://{bound}");
-        // Nothing listens on port 1.
-        let internal_address = if reachable { bound } else { "127.0.0.1:1".to_owned() };
+        let internal_address = match reached {
+            Reached::Directly => bound.to_string(),
+            Reached::By(path) => path.lead(bound).await.to_string(),
+            // Nothing listens on port 1.
+            Reached::Never => "127.0.0.1:1".to_owned(),
+        };
         assert_eq!(config.validate(Limits::default()), Vec::<String>::new());
         let metrics = Metrics::default();
         let surroundings = Surroundings {

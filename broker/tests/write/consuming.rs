@@ -122,6 +122,24 @@ impl Consuming {
         }
     }
 
+    /// Acknowledges runs of a partition, and waits for nothing.
+    pub(crate) async fn send_ack(&self, id: u64, partition: u32, ranges: Vec<v1::OffsetRange>) {
+        let ack = v1::Ack { id, partition, ranges, ..Default::default() };
+        self.requests.send(v1::SubscribeRequest { request: Some(Request::Ack(ack)) }).await.expect("open");
+    }
+
+    /// The next receipts.
+    pub(crate) async fn receipts(&mut self) -> Vec<v1::AckReceipt> {
+        loop {
+            match self.next().await {
+                Response::Receipts(receipts) => return receipts.receipts,
+                Response::Delivery(d) => self.messages.extend(d.messages.iter().map(|m| (d.partition, m.offset))),
+                Response::Fault(fault) => self.faults.push_back(fault),
+                Response::Subscribed(_) => panic!("subscribed twice"),
+            }
+        }
+    }
+
     /// Acknowledges, and waits for the receipt.
     pub(crate) async fn ack(&mut self, first: u64, last: u64) -> Option<v1::Fault> {
         self.ack_of(0, first, last).await
@@ -129,16 +147,8 @@ impl Consuming {
 
     /// The same, of a partition.
     pub(crate) async fn ack_of(&mut self, partition: u32, first: u64, last: u64) -> Option<v1::Fault> {
-        let ack = v1::Ack { id: 1, partition, ranges: vec![v1::OffsetRange { first, last }], ..Default::default() };
-        self.requests.send(v1::SubscribeRequest { request: Some(Request::Ack(ack)) }).await.expect("open");
-        loop {
-            match self.next().await {
-                Response::Receipts(receipts) => return receipts.receipts[0].fault.clone(),
-                Response::Delivery(d) => self.messages.extend(d.messages.iter().map(|m| (d.partition, m.offset))),
-                Response::Fault(fault) => self.faults.push_back(fault),
-                Response::Subscribed(_) => panic!("subscribed twice"),
-            }
-        }
+        self.send_ack(1, partition, vec![v1::OffsetRange { first, last }]).await;
+        self.receipts().await[0].fault.clone()
     }
 }
 

@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, Node, TOPIC, batch, config, eventually};
 use crate::consuming::{Consuming, Reading, all_stats, consumer, pull, subscriptions};
 
 /// Says which broker shall own each partition.
-async fn place(cluster: &Cluster, brokers: &[&str]) {
+pub(crate) async fn place(cluster: &Cluster, brokers: &[&str]) {
     let name = TopicName::parse(TOPIC).expect("valid");
     let topic = cluster.metadata().topics().get(&name).await.expect("readable").expect("there");
     for (index, broker) in (0..).zip(brokers) {

@@ -2,9 +2,11 @@
 //!
 //! The relay is what the client talks to, as long as it likes; behind it stands one stream for each owner, and when owners come and
 //! go, others take their place: what the client has stays with it, what it acknowledged and was not answered is acknowledged again.
-//! Its credit is shared out by [`allotment`]; [`upstream`] begins the streams; [`subscribing`] and [`reading`] know what is said.
+//! Its credit is shared out by [`allotment`]; what is asked waits in [`asks`], for each stream apart; [`upstream`] begins the streams;
+//! [`subscribing`] and [`reading`] know what is said.
 
 mod allotment;
+mod asks;
 mod reading;
 mod subscribing;
 mod upstream;
@@ -24,11 +26,13 @@ use alluvium_types::time::Mono;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{FutureExt, Stream, StreamExt};
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::StreamMap;
 use tonic::Status;
 
 use allotment::{Allotment, Key, Step};
+use asks::{Asks, Next};
 pub(super) use reading::Reading;
 pub(super) use subscribing::Subscribing;
 use upstream::{Begun, Upstream, begin};
@@ -49,8 +53,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(500));
 /// How long a stream of a broker that stops waits for the receipts of what was acknowledged.
 const DRAIN: Duration = Duration::from_secs(3);
-/// Requests that may wait for partitions that nobody serves; past it the stream is not read.
-const PARKED_MAX: usize = 1024;
 /// Responses that may wait for a client that does not read, before nothing more is taken from it.
 const PENDING_MAX: usize = 1024;
 /// Bytes that may wait for a client, beside its largest message, of each owner elsewhere.
@@ -62,9 +64,9 @@ pub(super) type Says<R> = BoxStream<'static, Result<Say<R>, Status>>;
 /// What tells one kind of stream from another.
 pub(super) trait Traffic: Clone + Send + Sync + 'static {
     /// What a client asks.
-    type Request: Send + 'static;
+    type Request: Message + Send + 'static;
     /// What it is told.
-    type Response: prost::Message + Send + 'static;
+    type Response: Message + Send + 'static;
 
     /// Where it goes.
     fn topic(&self) -> &TopicInfo;
@@ -145,11 +147,8 @@ struct Relay<T: Traffic, S> {
     there: StreamMap<Key, BoxStream<'static, Option<Said<T::Response>>>>,
     /// For the client; with whose it is, and the bytes that its stream had used.
     pending: VecDeque<(T::Response, Hold, Key, u64)>,
-    /// To the streams, in order.
-    asks: VecDeque<(Key, Ask<T::Request>)>,
+    asks: Asks<T::Request>,
     beginning: FuturesUnordered<BoxFuture<'static, Beginning<T>>>,
-    /// For partitions that nobody serves.
-    parked: BTreeMap<PartitionIndex, Vec<T::Request>>,
     again: Backoff,
     /// Nothing has been served since, of what was lost.
     failing_since: Option<Mono>,
@@ -227,9 +226,8 @@ where
         here: StreamMap::new(),
         there: StreamMap::new(),
         pending: VecDeque::new(),
-        asks: VecDeque::new(),
+        asks: Asks::new(),
         beginning: FuturesUnordered::new(),
-        parked: BTreeMap::new(),
         again,
         failing_since: None,
         half_closed: false,
@@ -272,19 +270,16 @@ where
         let mut room_for: Option<BoxFuture<'static, (Key, Saying<T>, BytesHeld)>> = None;
         loop {
             self.share_out();
-            let asking = self.ask();
+            let crowded = self.ask();
             let over = self.upstreams.is_empty() && self.beginning.is_empty();
             if self.pending.is_empty() && (over || (stopping.is_some() && self.traffic.is_settled())) {
                 return if stopping.is_some() { End::Status(stopped()) } else { End::Complete };
             }
-            let parked: usize = self.parked.values().map(Vec::len).sum();
-            let crowded = self.pending.len() >= PENDING_MAX;
-            let full = crowded
-                || asking.is_some()
+            let full = self.pending.len() >= PENDING_MAX
                 || self.half_closed
                 || self.traffic.is_full()
-                || stopping.is_some()
-                || parked > PARKED_MAX;
+                || self.asks.is_full()
+                || stopping.is_some();
             let wake = tokio::select! {
                 biased;
                 () = self.outbox.gone() => Wake::Gone,
@@ -298,7 +293,7 @@ where
                 Some((key, said)) = self.there.next(), if room_for.is_none() => Wake::There(key, said),
                 Some((key, said)) = self.here.next(), if self.pending.is_empty() => Wake::Here(key, said),
                 Some(begun) = self.beginning.next() => Wake::Begun(begun),
-                () = room(asking), if !self.asks.is_empty() => Wake::Asked,
+                () = room(&crowded), if !crowded.is_empty() => Wake::Asked,
                 request = self.requests.next(), if !full => Wake::Request(request),
                 grown = some(&mut growing), if growing.is_some() => Wake::Grown(grown),
             };
@@ -359,47 +354,56 @@ where
 
     /// Gives the streams their credit.
     fn share_out(&mut self) {
-        if !self.asks.is_empty() {
-            return;
-        }
         while let Some(step) = self.allotment.step() {
-            self.asks.push_back(match step {
-                Step::Grant(key, grant) => (key, Ask::Request(T::credit(grant))),
-                Step::Reclaim(key) => (key, Ask::Reclaim),
-            });
+            match step {
+                Step::Grant(key, grant) => self.asks.credit(key, grant),
+                Step::Reclaim(key) => self.asks.reclaim(key),
+            }
         }
     }
 
-    /// Sends what there is to ask, as far as there is room; gives the way that has none.
-    fn ask(&mut self) -> Option<mpsc::Sender<Ask<T::Request>>> {
-        while let Some((key, _)) = self.asks.front() {
-            if let Some(upstream) = self.upstreams.get(key) {
-                match upstream.requests.try_reserve() {
-                    Ok(permit) => {
-                        let (_, ask) = self.asks.pop_front().expect("it is the first");
-                        permit.send(ask);
-                        continue;
+    /// Asks what there is to ask, as far as there is room; gives the ways that have none.
+    fn ask(&mut self) -> Vec<mpsc::Sender<Ask<T::Request>>> {
+        let mut crowded = Vec::new();
+        for key in self.asks.keys() {
+            let Some(requests) = self.upstreams.get(&key).map(|upstream| &upstream.requests) else {
+                self.asks.end(key);
+                continue;
+            };
+            loop {
+                match requests.try_reserve() {
+                    Ok(permit) => match self.asks.next(key) {
+                        Some(Next::Credit(grant)) => permit.send(Ask::Request(T::credit(grant))),
+                        Some(Next::Reclaim) => permit.send(Ask::Reclaim),
+                        Some(Next::Request(request)) => permit.send(Ask::Request(request)),
+                        None => break,
+                    },
+                    Err(mpsc::error::TrySendError::Full(())) => {
+                        crowded.push(requests.clone());
+                        break;
                     }
-                    Err(mpsc::error::TrySendError::Full(())) => return Some(upstream.requests.clone()),
                     // Its answers say why.
-                    Err(mpsc::error::TrySendError::Closed(())) => {}
+                    Err(mpsc::error::TrySendError::Closed(())) => {
+                        self.asks.end(key);
+                        break;
+                    }
                 }
             }
-            self.asks.pop_front();
         }
-        None
+        crowded
     }
 
     fn request(&mut self, request: T::Request) -> Result<(), Status> {
+        let bytes = request.encoded_len();
         match self.traffic.asked(request).map_err(|fault| to_status(&fault))? {
             Asked::Credit(grant) => self.allotment.grant(grant).map_err(|fault| to_status(&fault))?,
             Asked::Of(partition, request) => match self.served.get(&partition) {
-                Some(key) => self.asks.push_back((*key, Ask::Request(request))),
-                None => self.parked.entry(partition).or_default().push(request),
+                Some(key) => self.asks.request(*key, request, bytes),
+                None => self.asks.park(partition, request, bytes),
             },
             Asked::Remembered(partition, request) => {
                 if let Some(key) = self.served.get(&partition) {
-                    self.asks.push_back((*key, Ask::Request(request)));
+                    self.asks.request(*key, request, bytes);
                 }
             }
             Asked::Refused(response) => self.pending.push_back((response, Hold::default(), Key::MAX, 0)),
@@ -450,8 +454,11 @@ where
         self.next_key += 1;
         for partition in &upstream.partitions {
             self.served.insert(*partition, key);
-            let asked = self.traffic.again(*partition).into_iter().chain(self.parked.remove(partition).unwrap_or_default());
-            self.asks.extend(asked.map(|request| (key, Ask::Request(request))));
+            for request in self.traffic.again(*partition) {
+                let bytes = request.encoded_len();
+                self.asks.request(key, request, bytes);
+            }
+            self.asks.unpark(*partition, key);
         }
         let stream = stream.map(Some).chain(futures::stream::iter([None])).boxed();
         let streams = if upstream.is_here() { &mut self.here } else { &mut self.there };
@@ -467,7 +474,7 @@ where
         self.there.remove(&key);
         let Some(upstream) = self.upstreams.remove(&key) else { return Vec::new() };
         self.allotment.end(key, upstream.delivered);
-        self.asks.retain(|(asked, _)| *asked != key);
+        self.asks.end(key);
         self.served.retain(|_, served| *served != key);
         upstream.partitions.into_iter().collect()
     }
@@ -541,18 +548,17 @@ where
     }
 }
 
-fn bytes_of<R: prost::Message>(said: &Result<Say<R>, Status>) -> usize {
+fn bytes_of<R: Message>(said: &Result<Say<R>, Status>) -> usize {
     match said {
         Ok(Say::Response { response, .. }) => response.encoded_len(),
         Ok(Say::Wanted(_) | Say::Returned(_)) | Err(_) => 0,
     }
 }
 
-async fn room<Q>(asking: Option<mpsc::Sender<Ask<Q>>>) {
-    if let Some(requests) = asking {
-        // One that has ended has room: what goes there goes nowhere.
-        let _ = requests.reserve().await;
-    }
+/// Resolves once one of the ways has room; only this relay fills them. One that has ended has room: what goes there goes nowhere.
+async fn room<Q>(crowded: &[mpsc::Sender<Ask<Q>>]) {
+    let mut rooms: FuturesUnordered<_> = crowded.iter().map(mpsc::Sender::reserve).collect();
+    let _ = rooms.next().await;
 }
 
 fn stopped() -> Status {

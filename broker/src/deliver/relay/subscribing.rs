@@ -33,6 +33,8 @@ use crate::topic::handle::is_moved;
 
 /// Acknowledgements of one stream that wait for their receipts. Past it the stream is not read.
 const RECEIPTS_OPEN_MAX: usize = 4096;
+/// Their bytes, which are kept until then. The last one may exceed it.
+const ACKS_BYTES_MAX: usize = 16 << 20;
 
 /// The most runs of a partition that are remembered as the client's, which may settle them by other calls.
 const HELD_RUNS_MAX: usize = 1 << 14;
@@ -48,6 +50,8 @@ pub(in crate::deliver) struct Subscribing {
     held: BTreeMap<PartitionIndex, RunMap<()>>,
     acks: BTreeMap<PartitionIndex, VecDeque<v1::Ack>>,
     acks_open: usize,
+    /// Of those that are open.
+    acks_bytes: usize,
 }
 
 impl Subscribing {
@@ -61,7 +65,7 @@ impl Subscribing {
     ) -> Self {
         let partitions = partitions.iter().copied().collect();
         let (held, acks) = (BTreeMap::new(), BTreeMap::new());
-        Self { topic, consumer, open, growth, partitions, held, acks, acks_open: 0 }
+        Self { topic, consumer, open, growth, partitions, held, acks, acks_open: 0, acks_bytes: 0 }
     }
 
     fn known(&self, field: &str, number: u32) -> Result<PartitionIndex, Fault> {
@@ -116,6 +120,7 @@ impl Subscribing {
         let Some(at) = acks.iter().position(|ack| ack.id == receipt.id) else { return true };
         let ack = acks.remove(at).expect("it is there");
         self.acks_open -= 1;
+        self.acks_bytes -= ack.encoded_len();
         if receipt.fault.is_none() {
             self.let_go(partition, &ack.ranges, ack.up_to);
         }
@@ -208,6 +213,7 @@ impl Traffic for Subscribing {
                 Ok(partition) => {
                     self.acks.entry(partition).or_default().push_back(ack.clone());
                     self.acks_open += 1;
+                    self.acks_bytes += ack.encoded_len();
                     Ok(Asked::Remembered(partition, v1::SubscribeRequest { request: Some(Request::Ack(ack)) }))
                 }
                 Err(fault) => {
@@ -245,7 +251,7 @@ impl Traffic for Subscribing {
     }
 
     fn is_full(&self) -> bool {
-        self.acks_open >= RECEIPTS_OPEN_MAX
+        self.acks_open >= RECEIPTS_OPEN_MAX || self.acks_bytes >= ACKS_BYTES_MAX
     }
 
     fn dispatches(&self) -> Option<SubscriptionKind> {

@@ -72,6 +72,14 @@ impl Account {
         Grant { messages, bytes }
     }
 
+    /// Whether more is used up of a measure that bounds than was granted of it.
+    pub const fn is_overdrawn(&self) -> bool {
+        let gone = self.gone();
+        let messages = self.granted.messages > 0 && gone.messages > self.granted.messages;
+        let bytes = self.granted.bytes > 0 && gone.bytes > self.granted.bytes;
+        messages || bytes
+    }
+
     /// What may be delivered now; `None` when a measure is used up.
     pub const fn allowance(&self) -> Option<Allowance> {
         let left = self.left();

@@ -1,7 +1,8 @@
 //! A client's credit, shared out over the streams that serve it: together they never have more than the client granted (S3).
 //!
 //! Plain code. Who is alone gets all of it. Of several, each is given a part ahead while there is plenty; who has messages and no
-//! credit says so and is given more; when nothing is left, what others have and don't use is asked back.
+//! credit says so and is given more; when nothing is left, what others have and don't use is asked back. A measure that begins to
+//! bound late counts what the streams have of it already: what is more than the client granted is asked back from all of them.
 
 use std::collections::BTreeMap;
 
@@ -63,6 +64,14 @@ impl Share {
             bytes: self.given.bytes.saturating_sub(self.used.bytes),
         }
     }
+
+    /// What it has and did not deliver. By what came of it: what it took and gave back to itself is not told.
+    const fn open(&self) -> Grant {
+        Grant {
+            messages: self.given.messages.saturating_sub(self.delivered.messages),
+            bytes: self.given.bytes.saturating_sub(self.delivered.bytes),
+        }
+    }
 }
 
 impl Allotment {
@@ -73,7 +82,30 @@ impl Allotment {
 
     /// The client grants more.
     pub(super) fn grant(&mut self, more: Grant) -> Result<(), Fault> {
-        self.account.grant(more)
+        let before = self.account;
+        // Of a measure that bounds from now on, what the streams have and did not deliver is part of what is granted.
+        let open = self.open();
+        let begins = |granted: u64, more: u64, open: u64| if granted == 0 && more > 0 { open } else { 0 };
+        let granted = before.granted();
+        let open = Grant {
+            messages: begins(granted.messages, more.messages, open.messages),
+            bytes: begins(granted.bytes, more.bytes, open.bytes),
+        };
+        self.account.refund(open);
+        if let Err(fault) = self.account.grant(more) {
+            self.account = before;
+            return Err(fault);
+        }
+        self.account.take(open);
+        Ok(())
+    }
+
+    /// What the streams were given and did not deliver.
+    fn open(&self) -> Grant {
+        self.shares
+            .values()
+            .map(Share::open)
+            .fold(Grant::default(), |sum, open| Grant { messages: sum.messages + open.messages, bytes: sum.bytes + open.bytes })
     }
 
     /// A stream begins.
@@ -133,6 +165,9 @@ impl Allotment {
     /// What to do next; `None` when there is nothing to do until something happens.
     pub(super) fn step(&mut self) -> Option<Step> {
         let keys = self.in_turn();
+        if self.account.is_overdrawn() {
+            return self.reclaim(&keys, |_| true);
+        }
         let wanting = keys.iter().filter(|key| self.shares[key].wants).count() as u64;
         for key in &keys {
             let share = self.shares[key];
@@ -147,9 +182,12 @@ impl Allotment {
         if wanting == 0 || self.account.left().messages > 0 && self.account.left().bytes > 0 {
             return None;
         }
-        // By what came of it: what it took and gave back to itself is not told.
-        let some = |share: &Share| share.given.messages > share.delivered.messages || share.given.bytes > share.delivered.bytes;
-        let idle = |share: &Share| !share.wants && !share.reclaiming && !share.asked && some(share);
+        self.reclaim(&keys, |share| !share.wants)
+    }
+
+    /// Asks one of these back what it does not use.
+    fn reclaim(&mut self, keys: &[Key], of: impl Fn(&Share) -> bool) -> Option<Step> {
+        let idle = |share: &Share| of(share) && !share.reclaiming && !share.asked && share.open() != Grant::default();
         let key = *keys.iter().find(|key| idle(&self.shares[key]))?;
         let share = self.shares.get_mut(&key)?;
         (share.reclaiming, share.asked) = (true, true);
@@ -197,6 +235,10 @@ impl Allotment {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     const WINDOW: u64 = 1000;
@@ -300,5 +342,210 @@ mod tests {
         assert_eq!(one.account.left(), grant(5, 50));
         one.begin(1);
         assert_eq!(steps(&mut one), [Step::Grant(1, grant(5, 50))]);
+    }
+
+    #[test]
+    fn a_measure_that_begins_to_bound_late_counts_what_the_streams_have_of_it_s3() {
+        // Each kept what it was given while nothing bounded, beside what the client then granted.
+        let mut two = of(2, grant(0, 10_000));
+        steps(&mut two);
+        two.used(0, grant(3, 300));
+        two.delivered(0, grant(3, 300));
+        two.passed(0, 300);
+        two.grant(grant(10, 0)).expect("fine");
+        assert_eq!(steps(&mut two), [Step::Reclaim(1), Step::Reclaim(0)], "more than all that is granted");
+        two.returned(1, grant(MESSAGES_AHEAD, WINDOW));
+        two.used(0, grant(5, 500));
+        two.delivered(0, grant(5, 500));
+        assert_eq!(steps(&mut two), [], "the other one may go on meanwhile");
+        two.returned(0, grant(MESSAGES_AHEAD - 5, WINDOW - 500));
+        assert_eq!(two.account.left().messages, 8, "of ten, two came since");
+        wanted(&mut two, 0);
+        wanted(&mut two, 1);
+        let given = steps(&mut two).into_iter().map(|step| match step {
+            Step::Grant(_, grant) => grant.messages,
+            Step::Reclaim(_) => 0,
+        });
+        assert_eq!(given.sum::<u64>(), 8);
+    }
+
+    /// A stream behind a relay, and what is on its way to it and from it.
+    #[derive(Default)]
+    struct Stream {
+        granted: Grant,
+        gone: Grant,
+        used: Grant,
+        asked: VecDeque<Step>,
+        said: VecDeque<Said>,
+    }
+
+    enum Said {
+        Delivered(Grant),
+        Returned(Grant),
+        Wanted(Grant),
+    }
+
+    impl Stream {
+        fn left(&self) -> Grant {
+            grant(self.granted.messages - self.gone.messages, self.granted.bytes - self.gone.bytes)
+        }
+
+        fn deliver(&mut self, bytes: u64) {
+            if self.left().messages == 0 || self.left().bytes < bytes {
+                return self.said.push_back(Said::Wanted(self.granted));
+            }
+            self.used = grant(self.used.messages + 1, self.used.bytes + bytes);
+            self.gone = grant(self.gone.messages + 1, self.gone.bytes + bytes);
+            self.said.push_back(Said::Delivered(self.used));
+        }
+
+        fn hear(&mut self) {
+            match self.asked.pop_front() {
+                Some(Step::Grant(_, more)) => {
+                    self.granted = grant(self.granted.messages + more.messages, self.granted.bytes + more.bytes);
+                }
+                Some(Step::Reclaim(_)) => {
+                    let left = self.left();
+                    self.gone = self.granted;
+                    self.said.push_back(Said::Returned(left));
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// A relay's credit with its streams, and what the client granted and was delivered since each measure bounds.
+    struct Relay {
+        allotment: Allotment,
+        streams: BTreeMap<Key, Stream>,
+        granted: Grant,
+        delivered: Grant,
+        next: Key,
+    }
+
+    impl Relay {
+        fn new() -> Self {
+            let (streams, none) = (BTreeMap::new(), Grant::default());
+            let mut relay = Self { allotment: Allotment::new(WINDOW), streams, granted: none, delivered: none, next: 0 };
+            (0..3).for_each(|_| relay.begin());
+            relay
+        }
+
+        fn begin(&mut self) {
+            self.allotment.begin(self.next);
+            self.streams.insert(self.next, Stream::default());
+            self.next += 1;
+        }
+
+        fn end(&mut self, key: Key) {
+            self.streams.remove(&key);
+            let delivered = self.allotment.shares[&key].delivered;
+            self.allotment.end(key, delivered);
+            self.begin();
+        }
+
+        fn grant(&mut self, more: Grant) {
+            if self.allotment.grant(more).is_ok() {
+                self.granted = grant(self.granted.messages + more.messages, self.granted.bytes + more.bytes);
+            }
+        }
+
+        fn hear(&mut self, key: Key) {
+            match self.streams.get_mut(&key).and_then(|stream| stream.said.pop_front()) {
+                Some(Said::Delivered(used)) => {
+                    let before = self.allotment.shares[&key].delivered;
+                    if self.granted.messages > 0 {
+                        self.delivered.messages += used.messages - before.messages;
+                    }
+                    if self.granted.bytes > 0 {
+                        self.delivered.bytes += used.bytes - before.bytes;
+                    }
+                    self.allotment.used(key, used);
+                    self.allotment.delivered(key, used);
+                    self.allotment.passed(key, used.bytes);
+                }
+                Some(Said::Returned(credit)) => self.allotment.returned(key, credit),
+                Some(Said::Wanted(granted)) => self.allotment.wanted(key, granted),
+                None => {}
+            }
+        }
+
+        fn share_out(&mut self) {
+            for step in steps(&mut self.allotment) {
+                let (Step::Grant(key, _) | Step::Reclaim(key)) = step;
+                self.streams.get_mut(&key).expect("it stands").asked.push_back(step);
+            }
+        }
+
+        /// Until nothing is on its way.
+        fn settle(&mut self) {
+            while self.streams.values().any(|stream| !stream.asked.is_empty() || !stream.said.is_empty()) {
+                for key in self.streams.keys().copied().collect::<Vec<_>>() {
+                    self.streams.get_mut(&key).expect("it stands").hear();
+                    self.hear(key);
+                    self.share_out();
+                }
+            }
+        }
+
+        /// What the streams may deliver of themselves.
+        fn left(&self) -> Grant {
+            let left = self.streams.values().map(Stream::left);
+            left.fold(Grant::default(), |sum, left| grant(sum.messages + left.messages, sum.bytes + left.bytes))
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn together_streams_have_what_the_client_granted_whenever_a_measure_begins_to_bound_s3(
+            events in prop::collection::vec((0_u8..20, 0_usize..3, 0_u64..400), 0..120),
+        ) {
+            let mut relay = Relay::new();
+            for (what, which, amount) in events {
+                let key = *relay.streams.keys().nth(which).expect("there are three");
+                match what {
+                    0 => relay.grant(grant(amount / 10, 0)),
+                    1 => relay.grant(grant(0, 10 * amount)),
+                    2 => relay.grant(grant(amount / 10, 10 * amount)),
+                    3 => relay.end(key),
+                    4..10 => relay.streams.get_mut(&key).expect("it stands").hear(),
+                    10..16 => relay.hear(key),
+                    _ => relay.streams.get_mut(&key).expect("it stands").deliver(amount),
+                }
+                relay.share_out();
+            }
+            relay.settle();
+            let (granted, delivered, left) = (relay.granted, relay.delivered, relay.left());
+            prop_assert!(
+                granted.messages == 0 || left.messages == 0 || delivered.messages + left.messages <= granted.messages,
+                "{delivered:?} and {left:?} of {granted:?}"
+            );
+            prop_assert!(
+                granted.bytes == 0 || left.bytes == 0 || delivered.bytes + left.bytes <= granted.bytes,
+                "{delivered:?} and {left:?} of {granted:?}"
+            );
+        }
+
+        #[test]
+        fn streams_never_deliver_more_than_the_client_granted_of_measures_that_bound_from_the_first_s3(
+            first in (1_u64..50, 1_u64..2000),
+            events in prop::collection::vec((0_u8..20, 0_usize..3, 0_u64..400), 0..120),
+        ) {
+            let mut relay = Relay::new();
+            relay.grant(grant(first.0, first.1));
+            for (what, which, amount) in events {
+                let key = *relay.streams.keys().nth(which).expect("there are three");
+                match what {
+                    0 => relay.grant(grant(amount / 10, amount)),
+                    1 => relay.end(key),
+                    2..8 => relay.streams.get_mut(&key).expect("it stands").hear(),
+                    8..14 => relay.hear(key),
+                    _ => relay.streams.get_mut(&key).expect("it stands").deliver(amount),
+                }
+                relay.share_out();
+                let (granted, delivered) = (relay.granted, relay.delivered);
+                prop_assert!(delivered.messages <= granted.messages && delivered.bytes <= granted.bytes);
+            }
+        }
     }
 }

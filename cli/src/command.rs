@@ -11,7 +11,7 @@ use crate::exit::{Code, Failure};
 use crate::output::Output;
 use crate::server::Server;
 use crate::{
-    bookie, broker, cluster, completion, consume, context, exit, ledger, namespace, produce, subscription, tenant, topic,
+    bench, bookie, broker, cluster, completion, consume, context, exit, ledger, namespace, produce, subscription, tenant, topic,
 };
 
 /// Alluvium: messages that are on disk before they are acknowledged.
@@ -45,6 +45,8 @@ enum Command {
     Produce(Box<produce::Produce>),
     /// Print messages, through a subscription or without one
     Consume(Box<consume::Consume>),
+    /// Put a load on a server, verify what comes back, and say how fast it was
+    Bench(Box<bench::Bench>),
     /// Topics, and their partitions
     #[command(subcommand)]
     Topic(topic::Topic),
@@ -81,6 +83,7 @@ impl Cli {
             Command::Broker(broker) => Box::pin(broker.run(&common)).await,
             Command::Produce(produce) => Box::pin(produce.run(&common)).await,
             Command::Consume(consume) => Box::pin(consume.run(&common)).await,
+            Command::Bench(bench) => Box::pin(bench.run(&common)).await,
             Command::Topic(topic) => topic.run(&common).await,
             Command::Subscription(subscription) => subscription.run(&common).await,
             Command::Namespace(namespace) => namespace.run(&common).await,

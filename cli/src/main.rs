@@ -1,5 +1,6 @@
 //! The `alluvium` binary: servers and tools, one file for each noun.
 
+mod bench;
 mod bookie;
 mod broker;
 mod cluster;

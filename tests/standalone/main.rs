@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test of processes looks at the outside world directly")]
 
 mod bad_input;
+mod bench;
 mod commands;
 mod damaged_folder;
 mod full_disk;

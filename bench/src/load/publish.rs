@@ -1,0 +1,291 @@
+//! The publishing side: one thread, all producers on it.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use alluvium_client::{Client, Message, Pending, Producer};
+use alluvium_runtime::clock::Clock;
+use alluvium_runtime::tasks::{OnFailure, Tasks};
+use alluvium_runtime::ticker::Ticker;
+use alluvium_types::time::Mono;
+use bytes::Bytes;
+use futures::future::join_all;
+use futures::{FutureExt, poll};
+use tokio::sync::mpsc;
+
+use super::{DRAIN_LIMIT, Plan};
+use crate::content::Writer;
+use crate::error::Error;
+use crate::ns;
+use crate::schedule::Schedule;
+use crate::verify::Tally;
+
+/// Messages that are looked at together.
+const CHUNK: usize = 1024;
+/// After how many messages a reading of the clock is too old to go by.
+const READING_LASTS: usize = 64;
+
+/// What was sent, once all of it has a receipt or none will come.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    /// Of each topic.
+    pub(super) tallies: Vec<Tally>,
+}
+
+/// A message that was handed to the producer.
+struct Sent {
+    since: Mono,
+    pending: Pending,
+}
+
+/// One producer, and where its receipts are awaited: in order for each partition, as that is how they come.
+struct Sender {
+    plan: Arc<Plan>,
+    receipts: Tasks,
+    producer: Producer,
+    topic: usize,
+    number: u32,
+    content: Writer,
+    keys: Arc<[Bytes]>,
+    sequence: u64,
+    limit: u64,
+    tally: Tally,
+    lanes: Vec<Option<mpsc::Sender<Sent>>>,
+}
+
+/// All producers, connected.
+pub(super) struct Publishers {
+    plan: Arc<Plan>,
+    senders: Vec<Sender>,
+    receipts: Tasks,
+}
+
+impl Publishers {
+    pub(super) async fn connect(plan: &Arc<Plan>, tasks: &Tasks) -> Result<Self, Error> {
+        let client = Client::connect(&plan.server).await.map_err(Error::client("cannot connect to publish"))?;
+        let load = &plan.workload;
+        let keys: Arc<[Bytes]> = (0..load.keys).map(|key| Bytes::from(format!("key-{key:07}"))).collect();
+        let receipts = tasks.part();
+        let mut senders = Vec::new();
+        for (topic, name) in plan.topics.iter().enumerate() {
+            for _ in 0..load.producers {
+                let producer = client
+                    .producer(name)
+                    .batch_bytes(load.batch_bytes)
+                    .linger(load.linger)
+                    .window_bytes(load.window_bytes)
+                    .guarantee(load.guarantee)
+                    .build()
+                    .await
+                    .map_err(Error::client(format!("cannot publish to {name}")))?;
+                let number = u32::try_from(senders.len()).expect("producers are bounded");
+                senders.push(Sender {
+                    plan: Arc::clone(plan),
+                    receipts: receipts.clone(),
+                    topic,
+                    number,
+                    content: Writer::new(number, load.message_size, &plan.entropy),
+                    keys: Arc::clone(&keys),
+                    sequence: 0,
+                    limit: plan.messages_max(number),
+                    tally: Tally::default(),
+                    lanes: (0..producer.partitions()).map(|_| None).collect(),
+                    producer,
+                });
+            }
+        }
+        Ok(Self { plan: Arc::clone(plan), senders, receipts })
+    }
+
+    /// Sends until told to stop, or all is sent; then waits for what is on its way.
+    pub(super) async fn run(mut self, begin: Mono, stop: &Tasks) -> Result<Published, Error> {
+        let load = &self.plan.workload;
+        if load.rate == 0 {
+            join_all(self.senders.iter_mut().map(|sender| sender.as_fast_as_it_goes(stop))).await;
+        } else {
+            let schedule = Schedule::new(load.rate, load.tick);
+            on_schedule(&mut self.senders, schedule, load.tick, begin, stop).await?;
+        }
+        let mut tallies = vec![Tally::default(); self.plan.topics.len()];
+        let mut producers = Vec::with_capacity(self.senders.len());
+        for sender in self.senders {
+            tallies[sender.topic].join(sender.tally);
+            // The lanes go, so that who awaits their receipts ends with the last one.
+            producers.push(sender.producer);
+        }
+        let closing = join_all(producers.iter().map(Producer::close));
+        if self.plan.clock.timeout(DRAIN_LIMIT, closing).await.is_err() {
+            self.plan.published.error(&format!("receipts did not come within {DRAIN_LIMIT:?}"));
+        }
+        self.receipts.join(DRAIN_LIMIT).await;
+        Ok(Published { tallies })
+    }
+}
+
+/// One pace for all producers, in turn.
+async fn on_schedule(
+    senders: &mut [Sender],
+    mut schedule: Schedule,
+    tick: std::time::Duration,
+    begin: Mono,
+    stop: &Tasks,
+) -> Result<(), Error> {
+    let Some(plan) = senders.first().map(|sender| Arc::clone(&sender.plan)) else { return Ok(()) };
+    let mut ticker = Ticker::every(tick).map_err(Error::system("cannot have a timer"))?;
+    let mut turn = 0;
+    while !stop.is_stopping() {
+        tokio::select! {
+            biased;
+            () = stop.stopping() => break,
+            ticked = ticker.tick() => ticked.map_err(Error::system("cannot wait for a timer"))?,
+        };
+        while let Some(due) = schedule.next(ns(plan.clock.mono().since(begin))) {
+            let intended = begin.after(std::time::Duration::from_nanos(due.intended_ns));
+            for _ in 0..due.count {
+                let sent = senders[turn].send(intended, true, stop).await;
+                turn = (turn + 1) % senders.len();
+                if !sent {
+                    return Ok(());
+                }
+            }
+            let late = plan.clock.mono().since(intended);
+            plan.published.add(|figures| figures.delay.record(ns(late), due.count));
+            if stop.is_stopping() {
+                return Ok(());
+            }
+            // What is due must not keep what was sent from the connection.
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(())
+}
+
+impl Sender {
+    async fn as_fast_as_it_goes(&mut self, stop: &Tasks) {
+        // As many as fill a batch; then the connection has its turn.
+        let load = &self.plan.workload;
+        let burst = (load.batch_bytes / load.message_size).clamp(1, CHUNK);
+        while !stop.is_stopping() {
+            let now = self.plan.clock.mono();
+            for _ in 0..burst {
+                if self.sequence >= self.limit || !self.send(now, false, stop).await {
+                    return;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Hands one message to the producer, waiting while its window is full. `false` when nothing more can be sent. Measured is from
+    /// `intended`; without a schedule, from when the window had room.
+    async fn send(&mut self, intended: Mono, is_scheduled: bool, stop: &Tasks) -> bool {
+        let payload = self.content.message(self.sequence, ns(intended.as_duration()));
+        let mut message = Message::new(payload);
+        if !self.keys.is_empty() {
+            let turn = self.sequence % self.keys.len() as u64;
+            message = message.key(self.keys[usize::try_from(turn).expect("keys are in memory")].clone());
+        }
+        let mut since = intended;
+        let queued = {
+            let mut queue = pin!(self.producer.queue(message));
+            match poll!(&mut queue) {
+                std::task::Poll::Ready(queued) => queued,
+                std::task::Poll::Pending => {
+                    let queued = tokio::select! {
+                        biased;
+                        queued = &mut queue => queued,
+                        () = stop.stopping() => return false,
+                    };
+                    if !is_scheduled {
+                        since = self.plan.clock.mono();
+                    }
+                    queued
+                }
+            }
+        };
+        let pending = match queued {
+            Ok(pending) => pending,
+            Err(error) => {
+                self.plan.published.error(&error.to_string());
+                return false;
+            }
+        };
+        self.tally.add(self.number, self.sequence);
+        self.sequence += 1;
+        self.lane(pending.partition()).send(Sent { since, pending }).await.is_ok()
+    }
+
+    /// Where the receipts of a partition are awaited.
+    fn lane(&mut self, partition: u32) -> &mpsc::Sender<Sent> {
+        let (plan, receipts) = (&self.plan, &self.receipts);
+        self.lanes[partition as usize].get_or_insert_with(|| {
+            // As many as the window holds, so that the producer's bound is the one that is met.
+            let load = &plan.workload;
+            let (lane, sent) = mpsc::channel((load.window_bytes / load.message_size).clamp(CHUNK, 1 << 17));
+            let plan = Arc::clone(plan);
+            receipts.spawn("receipts", OnFailure::Log, async move {
+                collect(&plan, sent).await;
+                Ok::<(), std::convert::Infallible>(())
+            });
+            lane
+        })
+    }
+}
+
+/// Awaits the receipts of one producer and partition, in order.
+async fn collect(plan: &Plan, mut sent: mpsc::Receiver<Sent>) {
+    let mut chunk = Vec::with_capacity(CHUNK);
+    let mut told = Told { plan, now: plan.clock.mono(), age: 0, nanos: Vec::with_capacity(CHUNK) };
+    while sent.recv_many(&mut chunk, CHUNK).await > 0 {
+        told.age = READING_LASTS;
+        for Sent { since, mut pending } in chunk.drain(..) {
+            let receipt = if let Some(receipt) = (&mut pending).now_or_never() {
+                receipt
+            } else {
+                told.flush();
+                let receipt = pending.await;
+                told.age = READING_LASTS;
+                receipt
+            };
+            match receipt {
+                Ok(_) => told.message(since, &plan.clock),
+                Err(error) => plan.published.error(&error.to_string()),
+            }
+        }
+        told.flush();
+    }
+}
+
+/// Receipts that came together.
+struct Told<'a> {
+    plan: &'a Plan,
+    now: Mono,
+    /// Messages since the clock was read.
+    age: usize,
+    nanos: Vec<u64>,
+}
+
+impl Told<'_> {
+    fn message(&mut self, since: Mono, clock: &Clock) {
+        if self.age >= READING_LASTS {
+            self.now = clock.mono();
+            self.age = 0;
+        }
+        self.age += 1;
+        self.nanos.push(ns(self.now.since(since)));
+    }
+
+    fn flush(&mut self) {
+        if self.nanos.is_empty() {
+            return;
+        }
+        let (nanos, now) = (&mut self.nanos, self.now);
+        self.plan.published.add(|figures| {
+            figures.messages += nanos.len() as u64;
+            figures.last = now;
+            for nanos in nanos.drain(..) {
+                figures.latency.record(nanos, 1);
+            }
+        });
+    }
+}

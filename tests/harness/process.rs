@@ -46,8 +46,11 @@ pub struct Process {
     started_in: Duration,
 }
 
-/// The binary under test, built by the same profile as the tests.
+/// The binary under test: the one that was built by the same profile as the tests, or another that `ALLUVIUM_BINARY` names.
 pub fn binary() -> PathBuf {
+    if let Some(other) = std::env::var_os("ALLUVIUM_BINARY") {
+        return PathBuf::from(other);
+    }
     let mut path = std::env::current_exe().expect("a test knows its own path");
     while path.pop() {
         let candidate = path.join("alluvium");

@@ -35,7 +35,7 @@ pub struct LedgerSpec {
 /// How patient a creation is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OpenConfig {
-    /// A bookie that has not answered in this time is replaced or left out.
+    /// A bookie that has not answered in this time is replaced or left out, if the ledger can do without it.
     pub open_timeout: Duration,
     /// After this time no more replacements are asked: who has answered by then is the ensemble.
     pub give_up_after: Duration,
@@ -83,7 +83,8 @@ pub struct Creation {
     entropy: Entropy,
     /// The seats by place.
     seats: EnsembleChange,
-    rejected: Vec<BookieId>,
+    /// Nobody is asked twice.
+    asked: Vec<BookieId>,
     give_up_at: Mono,
     calls: Calls,
     actions: VecDeque<Action>,
@@ -102,7 +103,7 @@ impl Creation {
             candidates,
             entropy,
             seats: EnsembleChange::default(),
-            rejected: Vec::new(),
+            asked: Vec::new(),
             give_up_at: now.after(config.give_up_after),
             calls: Calls::default(),
             actions: VecDeque::new(),
@@ -126,39 +127,50 @@ impl Creation {
         let LedgerSpec { ledger, epoch, class, .. } = self.spec;
         let request = Request::Open(OpenLedger { ledger, epoch, class });
         self.actions.push_back(Action::Send { call, to: bookie.clone(), request });
+        self.asked.push(bookie.clone());
         self.seats.seat(now, place, bookie, call, self.config.open_timeout);
+    }
+
+    /// One that is late makes room for a spare, or is left out. Where there is no spare and the ledger can't do without it, it is
+    /// waited for: a slow disk is better than none.
+    fn late(&mut self, now: Mono, late: Rejected) {
+        let needed = self.seats.candidates().count() < self.spec.wanted.ack();
+        match late.call {
+            Some(call) if needed && now < self.give_up_at && self.spare(&late).is_none() => {
+                self.seats.seat(now, late.place, late.candidate, call, self.give_up_at.since(now));
+            }
+            _ => self.reject(now, late),
+        }
     }
 
     fn reject(&mut self, now: Mono, rejected: Rejected) {
         self.actions.extend(rejected.call.map(Action::Cancel));
         self.actions.push_back(Action::Suspect(rejected.candidate.clone()));
-        self.rejected.push(rejected.candidate);
-        if now >= self.give_up_at {
-            return;
+        let spare = if now < self.give_up_at { self.spare(&rejected) } else { None };
+        if let Some(spare) = spare {
+            self.ask(now, rejected.place, spare);
         }
+    }
+
+    /// Who could take the place of one that is not seated any more.
+    fn spare(&self, instead_of: &Rejected) -> Option<BookieId> {
         let mut ensemble: Vec<BookieId> = Vec::new();
-        let mut avoid = self.rejected.clone();
         for (place, candidate) in self.seats.candidates() {
-            avoid.push(candidate.clone());
             if ensemble.len() <= place {
                 ensemble.resize(place + 1, candidate.clone());
             }
             ensemble[place] = candidate.clone();
         }
-        let place = rejected.place;
-        let spare = placement::replace(
+        placement::replace(
             &self.candidates,
             self.spec.class,
             self.replication,
             &ensemble,
-            place,
-            &avoid,
+            instead_of.place,
+            &self.asked,
             Need::Wish,
             &self.entropy,
-        );
-        if let Some(spare) = spare {
-            self.ask(now, place, spare);
-        }
+        )
     }
 
     fn on_answer(&mut self, now: Mono, call: CallId, answer: Answer) {
@@ -213,8 +225,8 @@ impl Machine for Creation {
             Event::Bookies(candidates) => self.candidates = candidates,
             Event::Tick | Event::Answer { .. } | Event::Cas { .. } | Event::Record { .. } => {}
         }
-        for rejected in self.seats.overdue(now) {
-            self.reject(now, rejected);
+        for late in self.seats.overdue(now) {
+            self.late(now, late);
         }
         if !self.ended {
             self.settle();

@@ -74,6 +74,32 @@ fn c68_c63_without_a_spare_it_is_left_out_and_gets_no_add_before_its_open() {
 }
 
 #[test]
+fn c63_who_is_slow_and_needed_is_waited_for_until_the_creation_gives_up() {
+    let mut world = nowhere(3);
+    world.gate(0, Gate::Swallow);
+    world.gate(1, Gate::Swallow);
+    let mut creation = create(&mut world, 3, Replication::DEFAULT);
+    creation.pass(&mut world, ms(1100));
+    assert!(creation.notices.is_empty(), "one is left out, the other is waited for: {:?}", creation.notices);
+    assert_eq!(creation.suspects.len(), 1);
+    creation.pass(&mut world, ms(3800));
+    assert!(creation.notices.is_empty());
+    creation.pass(&mut world, ms(200));
+    let few = CreationFailure::TooFewBookies(TooFewBookies { live: 1, needed: 2 });
+    assert_eq!(creation.notices, [Notice::Failed(few)]);
+    assert_eq!(creation.suspects.len(), 2);
+
+    // The only one there is has a slow disk.
+    let mut world = nowhere(1);
+    world.gate(0, Gate::Hold);
+    let mut creation = create(&mut world, 1, Replication::SINGLE);
+    creation.pass(&mut world, ms(3000));
+    creation.release(&mut world, |_, _| true);
+    assert!(opened(&creation).names(&b(0)));
+    assert!(creation.suspects.is_empty());
+}
+
+#[test]
 fn c63_a_dead_bookie_costs_no_time_and_too_few_are_an_error_that_says_so() {
     let mut world = nowhere(3);
     world.gate(1, Gate::Refuse);

@@ -61,7 +61,8 @@ impl Hold {
         Self { dispatched: Some((partition.clone(), kind)), ..self }
     }
 
-    fn may_go(&self) -> bool {
+    /// Whether it may be handed over now.
+    pub(super) fn may_go(&self) -> bool {
         let here = self.dispatched.as_ref().is_none_or(|(partition, kind)| partition.may_dispatch(*kind));
         let there = self.elsewhere.as_ref().is_none_or(|(peer, lease, kind)| peer.lives() && lease.may_dispatch(*kind));
         here && there

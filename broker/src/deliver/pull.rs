@@ -16,7 +16,7 @@ use tonic::Status;
 
 use super::consume::{log_undeliverable, problem};
 use super::membership::{Joiner, Membership, ReadDone, Spans};
-use super::outbox::paused;
+use super::outbox::{Hold, paused};
 use super::parcel::{Format, Parcel, Step};
 use super::request;
 use super::service::ConsumeEdge;
@@ -24,6 +24,7 @@ use crate::broker::{Route, Scope, TopicInfo};
 use crate::forward::{Peer, answered, is_resumable};
 use crate::subscription::{Event, Grant, Mailbox, Span};
 use crate::topic::SubscriptionKind;
+use crate::topic::lease::DispatchLease;
 
 /// How long what is on its way is waited for: others after the first message, or the first after a read.
 const GATHER: Duration = Duration::from_millis(5);
@@ -96,7 +97,7 @@ pub(super) async fn pull(edge: &ConsumeEdge, request: v1::PullRequest) -> Result
                 if answer.is_err() {
                     peer.failed();
                 }
-                answer
+                answer.and_then(|answer| passed_on(answer, peer, &edge.broker.context().lease))
             }
         };
         turn += 1;
@@ -115,6 +116,14 @@ pub(super) async fn pull(edge: &ConsumeEdge, request: v1::PullRequest) -> Result
             }
         }
     }
+}
+
+/// What another broker answered, if it may be handed over now: it may have been long on its way, and this process may have been
+/// stopped meanwhile (M4, C38). Otherwise it stays as it is until its deadline.
+fn passed_on(answer: v1::PullResponse, peer: &Peer, own: &DispatchLease) -> Result<v1::PullResponse, Status> {
+    // This broker's own bound is the same for every kind.
+    let hold = Hold::default().dispatched_by(peer, own, SubscriptionKind::Exclusive);
+    if answer.messages.is_empty() || hold.may_go() { Ok(answer) } else { Err(to_status(&paused())) }
 }
 
 /// The owners of these partitions; `None` is this broker.
@@ -308,7 +317,55 @@ async fn open(edge: &ConsumeEdge, membership: &Membership, taken: &mut Taken, mu
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use alluvium_metadata::brokers::Broker;
+    use alluvium_metadata::live::Live;
+    use alluvium_runtime::clock::Clock;
+    use alluvium_runtime::net::Reach;
+    use alluvium_types::ids::Revision;
+    use alluvium_types::limits::Limits;
+    use alluvium_types::names::BrokerName;
+    use alluvium_types::time::Timestamp;
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::forward::Peers;
+
+    #[tokio::test]
+    async fn c38_m4_a_pull_elsewhere_is_handed_over_only_while_both_brokers_may_dispatch() {
+        // Only what was pushed was looked at again.
+        let clock = Clock::manual(Timestamp::default());
+        let lease = DispatchLease::new(clock.clone());
+        lease.extend(clock.mono().after(Duration::from_secs(8)));
+        let name = BrokerName::parse("other").expect("valid");
+        let broker = |session| Broker {
+            session: SessionId::new(uuid::Uuid::from_u128(session)),
+            address: String::new(),
+            internal_address: "127.0.0.1:1".to_owned(),
+            weight: 1,
+            draining: false,
+            since: Timestamp::default(),
+        };
+        let live = |session| {
+            let members = Arc::new(BTreeMap::from([(name.clone(), broker(session))]));
+            Live { revision: Revision::default(), members }
+        };
+        let (view, seen) = watch::channel(live(1));
+        let peers = Peers::new(seen, Limits::default(), Reach::Nobody, tokio::runtime::Handle::current());
+        let peer = peers.to(&name, &broker(1)).expect("its address makes sense");
+        let message = v1::PulledMessage { partition: 0, message: None };
+        let some = || v1::PullResponse { messages: vec![message.clone()], ..Default::default() };
+        assert_eq!(passed_on(some(), &peer, &lease).expect("both live"), some());
+        view.send_replace(live(2));
+        let refused = passed_on(some(), &peer, &lease).expect_err("it is another one by now");
+        assert!(is_resumable(&refused), "others are asked: {refused}");
+        view.send_replace(live(1));
+        assert!(passed_on(some(), &peer, &lease).is_ok());
+        clock.advance(Duration::from_secs(8));
+        assert!(passed_on(some(), &peer, &lease).is_err(), "this one may have slept");
+        assert!(passed_on(v1::PullResponse::default(), &peer, &lease).is_ok(), "nothing is handed over");
+    }
 
     #[test]
     fn c38_m4_a_pull_answers_nothing_that_may_not_be_dispatched_any_more() {

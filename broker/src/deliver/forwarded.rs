@@ -16,6 +16,7 @@ use super::outbox::Responses;
 use super::read::{self, Resume};
 use super::request;
 use super::service::{ConsumeEdge, Consumer, not_open};
+use crate::forward::topic_with;
 use crate::subscription::Grant;
 
 /// Serves a consumer of another broker's client.
@@ -28,7 +29,7 @@ where
     let opening = async {
         let Some(Asked::Open(open)) = edge.first(&mut requests).await?.ask else { return Err(not_open()) };
         let asked = request::subscribe(open.open.ok_or_else(not_open)?)?;
-        let topic = edge.topic(&asked.topic).await?;
+        let topic = topic_with(&edge.broker, &asked.topic, &asked.partitions).await?;
         let subscription = edge.broker.subscription(&topic, &asked.subscription, asked.kind, None).await?;
         let partitions = edge.partitions_here(&topic, &asked.partitions).await?;
         let mut held = Spans::new();
@@ -69,7 +70,7 @@ where
     let opening = async {
         let Some(Asked::Open(open)) = edge.first(&mut requests).await?.ask else { return Err(not_open()) };
         let asked = request::read(&open.open.ok_or_else(not_open)?)?;
-        let topic = edge.topic(&asked.topic).await?;
+        let topic = topic_with(&edge.broker, &asked.topic, &asked.partitions).await?;
         let partitions = edge.partitions_here(&topic, &asked.partitions).await?;
         let place = |place: &wire::ReadPlace| {
             let resume = Resume { next: Offset::new(place.next_offset), stop: place.stop_offset.map(Offset::new) };

@@ -21,7 +21,7 @@ use super::parcel::{Format, Parcel, Step};
 use super::request;
 use super::service::ConsumeEdge;
 use crate::broker::{Route, Scope, TopicInfo};
-use crate::forward::{Peer, answered, is_resumable};
+use crate::forward::{Peer, answered, is_resumable, topic_with};
 use crate::subscription::{Event, Grant, Mailbox, Span};
 use crate::topic::SubscriptionKind;
 use crate::topic::lease::DispatchLease;
@@ -151,7 +151,7 @@ async fn owners(
 pub(crate) async fn pulled(edge: &ConsumeEdge, request: v1::PullRequest) -> Result<v1::PullResponse, Fault> {
     let asked = request::pull(&request)?;
     let until = edge.broker.clock().mono().after(asked.wait);
-    let topic = edge.topic(&asked.topic).await?;
+    let topic = topic_with(&edge.broker, &asked.topic, &asked.partitions).await?;
     let subscription = edge.broker.subscription(&topic, &asked.subscription, None, None).await?;
     let partitions = edge.partitions_of(&subscription, &topic, &asked.partitions).await?;
     let kind = subscription.kind;

@@ -17,7 +17,7 @@ use super::membership::{Partitions, answered};
 use super::request;
 use super::service::ConsumeEdge;
 use crate::broker::{Route, SubscriptionInfo, TopicInfo};
-use crate::forward::{Asking, answered as answered_by};
+use crate::forward::{Asking, answered as answered_by, topic_with};
 use crate::subscription::{AckRequest, AckTarget, Input, Span};
 use crate::topic::PartitionHandle;
 
@@ -194,9 +194,9 @@ async fn here(
     named: impl Iterator<Item = &PartitionIndex>,
 ) -> Result<(SubscriptionName, Partitions), Fault> {
     let (topic, subscription) = (TopicName::parse(topic)?, SubscriptionName::parse(subscription)?);
-    let topic = edge.topic(&topic).await?;
-    let subscription = edge.broker.subscription(&topic, &subscription, None, None).await?;
     let wanted: Vec<PartitionIndex> = named.copied().collect();
+    let topic = topic_with(&edge.broker, &topic, &wanted).await?;
+    let subscription = edge.broker.subscription(&topic, &subscription, None, None).await?;
     let partitions = edge.partitions_of(&subscription, &topic, &wanted).await?;
     Ok((subscription.name, partitions))
 }

@@ -14,6 +14,7 @@ use alluvium_types::names::{SubscriptionName, TopicName};
 use futures::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::topic_with;
 use crate::admin::subscription::{cursor, position};
 use crate::admin::topic::inspected;
 use crate::broker::{Broker, Scope};
@@ -123,13 +124,14 @@ impl ForwardService for ForwardEdge {
         let request = request.into_inner().request.unwrap_or_default();
         let sought = async {
             let (at, name) = (position(request.position)?, SubscriptionName::parse(&request.name)?);
-            let topic = broker.topic(&TopicName::parse(&request.topic)?).await?;
+            let indices: Vec<PartitionIndex> = request.partitions.iter().copied().map(PartitionIndex::new).collect();
+            let topic = topic_with(broker, &TopicName::parse(&request.topic)?, &indices).await?;
             let subscription = broker.subscription(&topic, &name, None, None).await?;
             let mut cursors = Vec::new();
-            for index in &request.partitions {
-                let partition = broker.partition(&topic, PartitionIndex::new(*index)).await?;
+            for index in indices {
+                let partition = broker.partition(&topic, index).await?;
                 broker.acquaint(&partition, &subscription).await?;
-                cursors.push(v1::MessageId { partition: *index, offset: partition.seek(&name, at).await?.get() });
+                cursors.push(v1::MessageId { partition: index.get(), offset: partition.seek(&name, at).await?.get() });
             }
             Ok(v1::SeekSubscriptionResponse { cursors })
         };
@@ -158,8 +160,8 @@ impl ForwardService for ForwardEdge {
         let (broker, request) = (self.broker()?, request.into_inner());
         let found = async {
             let name = SubscriptionName::parse(&request.subscription)?;
-            let topic = broker.topic(&TopicName::parse(&request.topic)?).await?;
             let index = PartitionIndex::new(request.partition);
+            let topic = topic_with(broker, &TopicName::parse(&request.topic)?, &[index]).await?;
             let subscription = broker.subscription(&topic, &name, None, None).await?;
             let partition = broker.partition(&topic, index).await?;
             broker.acquaint(&partition, &subscription).await?;
@@ -175,8 +177,9 @@ impl ForwardService for ForwardEdge {
         let (broker, request) = (self.broker()?, request.into_inner());
         let found = async {
             let at = position(request.position)?;
-            let topic = broker.topic(&TopicName::parse(&request.topic)?).await?;
-            broker.partition(&topic, PartitionIndex::new(request.partition)).await?.resolve(at).await
+            let index = PartitionIndex::new(request.partition);
+            let topic = topic_with(broker, &TopicName::parse(&request.topic)?, &[index]).await?;
+            broker.partition(&topic, index).await?.resolve(at).await
         };
         Ok(Response::new(wire::ResolvePositionResponse { offset: found.await.map_err(told)?.get() }))
     }
@@ -187,8 +190,9 @@ impl ForwardService for ForwardEdge {
     ) -> Result<Response<wire::ServePartitionResponse>, Status> {
         let (broker, request) = (self.broker()?, request.into_inner());
         let served = async {
-            let topic = broker.topic(&TopicName::parse(&request.topic)?).await?;
-            broker.partition(&topic, PartitionIndex::new(request.partition)).await
+            let index = PartitionIndex::new(request.partition);
+            let topic = topic_with(broker, &TopicName::parse(&request.topic)?, &[index]).await?;
+            broker.partition(&topic, index).await
         };
         served.await.map_err(told)?;
         Ok(Response::new(wire::ServePartitionResponse {}))

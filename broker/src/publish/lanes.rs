@@ -97,6 +97,10 @@ impl Lanes {
         &self.broker
     }
 
+    pub(super) const fn scope(&self) -> Scope {
+        self.scope
+    }
+
     pub(super) const fn topic(&self) -> &TopicInfo {
         &self.topic
     }

@@ -21,6 +21,7 @@ use super::lanes::{Lanes, OUTSTANDING_MAX};
 use super::receipt::{Answer, Answers};
 use super::way::Parked;
 use crate::broker::{Broker, Scope, TopicInfo};
+use crate::forward::topic_with;
 
 /// How long receipts of a stream that ends are waited for.
 const LAST_RECEIPTS: Duration = Duration::from_secs(30);
@@ -119,8 +120,8 @@ where
     }
 }
 
-/// Makes room for a request. Where it names a partition that the topic did not have, it may have been given more since: its record is
-/// believed for a while, whoever asks, so that looking is cheap.
+/// Makes room for a request. Where it names a partition that the topic did not have, it may have been given more since. A client may
+/// name what it likes: for it, the topic's record is believed for a while, so that looking is cheap. Another broker knows what it names.
 fn admit(lanes: &Lanes, request: Request) -> BoxFuture<'static, Admitted> {
     let (broker, budget, name) = (lanes.broker().clone(), lanes.budget(), lanes.topic().name.clone());
     let (partition, bytes) = match &request {
@@ -128,9 +129,14 @@ fn admit(lanes: &Lanes, request: Request) -> BoxFuture<'static, Admitted> {
         Request::Claim(claim) => (claim.partition, 0),
         Request::Open(_) => (0, 0),
     };
-    let is_new = partition >= lanes.topic().partitions;
+    let is_known = partition < lanes.topic().partitions;
+    let scope = lanes.scope();
     let admitted = async move {
-        let topic = if is_new { Some(broker.topic(&name).await) } else { None };
+        let topic = match scope {
+            _ if is_known => None,
+            Scope::Cluster => Some(broker.topic(&name).await),
+            Scope::Here => Some(topic_with(&broker, &name, &[PartitionIndex::new(partition)]).await),
+        };
         let held = if bytes == 0 { budget.none() } else { budget.take(bytes).await };
         Admitted { request, held, topic }
     };

@@ -16,6 +16,8 @@ use tokio::sync::oneshot;
 
 use crate::bookie::Mood;
 use crate::cluster::{Cluster, DEADLINE, Node, TOPIC, batch, config, eventually};
+use crate::consuming::{Consuming, Reading};
+use crate::forwarding::place;
 
 async fn knows(handle: &PartitionHandle, subscription: &SubscriptionName) -> bool {
     let (reply, answer) = oneshot::channel();
@@ -135,6 +137,40 @@ async fn a_publish_stream_reaches_partitions_that_its_topic_is_given_meanwhile()
     stream.send(sent + 1, 2, 0, batch(0, &["x"])).await;
     assert_eq!(stream.outcome().await, (sent + 1, Err("UNKNOWN_PARTITION".to_owned())));
     here.drain().await;
+    there.drain().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_has_not_heard_of_a_new_partition_serves_it_to_one_that_has() {
+    // It was refused as unknown, and with it the streams that had begun at the others.
+    let cluster = Cluster::start(1).await;
+    let (there, deaf) = cluster.deaf("there", config()).await;
+    there.make_topic(1, v1::Policies::default()).await;
+    place(&cluster, &["there"]).await;
+    there.read(0, 0).await;
+    let (topics, name) = (cluster.metadata().topics(), TopicName::parse(TOPIC).expect("valid"));
+    let known = async || there.broker.topic(&name).await.expect("there").partitions;
+    for partitions in 2..5 {
+        assert_eq!(known().await, partitions - 1);
+        // The one that believes what it read does not hear of it; the other one begins by reading.
+        deaf.send_replace(true);
+        let record = topics.get(&name).await.expect("readable").expect("there");
+        topics.set_partitions(&name, &record, partitions).await.expect("changed");
+        place(&cluster, &["there"; 4][..partitions as usize]).await;
+        let here = cluster.named("here", config()).await;
+        eventually("it sees the other", async || here.broker.live_brokers().len() == 2).await;
+        match partitions {
+            2 => {
+                let mut stream = here.open(Guarantee::Quorum, "").await;
+                stream.send(0, 1, 0, batch(0, &["x"])).await;
+                assert_eq!(stream.outcome().await, (0, Ok(0)));
+            }
+            3 => assert_eq!(Consuming::open(&here, "", false).await.expect("opens").take(1).await, [(1, 0)]),
+            _ => drop(Reading::open(&here, None).await),
+        }
+        deaf.send_replace(false);
+        here.drain().await;
+    }
     there.drain().await;
 }
 

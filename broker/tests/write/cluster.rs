@@ -12,6 +12,7 @@ use alluvium_broker::server;
 use alluvium_ledger::LedgerClient;
 use alluvium_metadata::bookies::{BookieInfo, BookieRegistration};
 use alluvium_metadata::brokers::IfRegistered;
+use alluvium_metadata::store::Store;
 use alluvium_metadata::{MemoryStore, Metadata};
 use alluvium_proto::batch::BatchBuilder;
 use alluvium_proto::v1;
@@ -33,12 +34,13 @@ use alluvium_types::names::{BookieName, BrokerName, TopicName};
 use alluvium_types::time::Timestamp;
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::bookie::{Direct, MemoryBookie};
+use crate::deaf::DeafStore;
 use crate::path::Path;
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
@@ -103,24 +105,29 @@ impl Cluster {
     }
 
     pub(crate) async fn named(&self, name: &str, config: Config) -> Node {
-        self.start_node(name, config, Reached::Directly).await
+        self.start_node(name, config, Reached::Directly, self.metadata.store().clone()).await
     }
 
     /// One whose host refuses the connections of other brokers, as if it had ended.
     pub(crate) async fn hidden(&self, name: &str, config: Config) -> Node {
-        self.start_node(name, config, Reached::Never).await
+        self.start_node(name, config, Reached::Never, self.metadata.store().clone()).await
     }
 
     /// One that other brokers reach by a path.
     pub(crate) async fn behind(&self, path: &Path, name: &str, config: Config) -> Node {
-        self.start_node(name, config, Reached::By(path)).await
+        self.start_node(name, config, Reached::By(path), self.metadata.store().clone()).await
     }
 
-    async fn start_node(&self, name: &str, config: Config, reached: Reached<'_>) -> Node {
+    /// One that hears nothing of what changes in metadata while it is told so.
+    pub(crate) async fn deaf(&self, name: &str, config: Config) -> (Node, watch::Sender<bool>) {
+        let (store, tell) = DeafStore::new(self.metadata.store().clone());
+        (self.start_node(name, config, Reached::Directly, Arc::new(store)).await, tell)
+    }
+
+    async fn start_node(&self, name: &str, config: Config, reached: Reached<'_>, store: Store) -> Node {
         let (tasks, _) = Tasks::new();
         let (clock, entropy) = (Clock::system(), Entropy::from_os());
         let connector = Arc::new(Direct(self.bookies.clone()));
-        let store = self.metadata.store().clone();
         let metadata = Metadata::new(store, clock.clone(), entropy.clone(), tasks.clone());
         let own = alluvium_ledger::Config::default();
         let ledgers = LedgerClient::start(&metadata, connector, entropy.clone(), tasks.clone(), Limits::default(), own)

@@ -5,6 +5,7 @@ mod bookie;
 mod changes;
 mod cluster;
 mod consuming;
+mod deaf;
 mod forwarding;
 mod losses;
 mod operate;

@@ -59,8 +59,8 @@ struct Work {
     faults: VecDeque<v1::DeliveryFault>,
     /// It was said that credit is wanted, and none has come since.
     wanted: bool,
-    /// Credit that was asked back.
-    returned: Option<Grant>,
+    /// Credit that was asked back: each time has its answer.
+    returned: VecDeque<Grant>,
     /// For the machines.
     inputs: VecDeque<(PartitionIndex, Input)>,
     /// The first parcel waits for credit; a change of the mailbox may bring it.
@@ -180,6 +180,9 @@ impl<S: Stream<Item = Result<Ask<v1::SubscribeRequest>, Status>> + Unpin + Send>
                 Wake::Request(None) => work.half_closed = true,
                 Wake::Request(Some(Err(_))) => return End::Gone,
                 Wake::Request(Some(Ok(request))) => {
+                    if matches!(request, Ask::TakeBack(_)) {
+                        room_for_decoding = None;
+                    }
                     if let Err(fault) = self.request(work, request) {
                         return End::Fault(fault);
                     }
@@ -261,11 +264,22 @@ impl<S: Stream<Item = Result<Ask<v1::SubscribeRequest>, Status>> + Unpin + Send>
     }
 
     fn request(&self, work: &mut Work, request: Ask<v1::SubscribeRequest>) -> Result<(), Fault> {
-        let Ask::Request(request) = request else {
-            let more = self.membership.mailbox.reclaim();
-            let before = work.returned.unwrap_or_default();
-            work.returned = Some(Grant { messages: before.messages + more.messages, bytes: before.bytes + more.bytes });
-            return Ok(());
+        let request = match request {
+            Ask::Request(request) => request,
+            Ask::Reclaim => {
+                self.reclaim(work);
+                return Ok(());
+            }
+            Ask::TakeBack(unsent) => {
+                for (partition, spans) in unsent {
+                    let partition = self.partition("take_back.partition", partition.get())?;
+                    work.inputs.push_back((partition, self.membership.unsent(spans)));
+                }
+                // Nothing that comes behind may be faster.
+                self.give_back(work);
+                self.reclaim(work);
+                return Ok(());
+            }
         };
         match request.request {
             Some(Request::Credit(credit)) => {
@@ -291,6 +305,11 @@ impl<S: Stream<Item = Result<Ask<v1::SubscribeRequest>, Status>> + Unpin + Send>
             }
             None => Err(Fault::invalid("request", "MISSING", "a request is a credit, an ack or a nack")),
         }
+    }
+
+    /// What is left of the credit goes back.
+    fn reclaim(&self, work: &mut Work) {
+        work.returned.push_back(self.membership.mailbox.reclaim());
     }
 
     /// A wrong acknowledgement is answered by its receipt, and the stream goes on.
@@ -345,7 +364,7 @@ impl<S: Stream<Item = Result<Ask<v1::SubscribeRequest>, Status>> + Unpin + Send>
             self.say(Response::Fault(fault), Hold::default());
             return None;
         }
-        if let Some(returned) = work.returned.take() {
+        if let Some(returned) = work.returned.pop_front() {
             self.outbox.send(Say::Returned(returned), Hold::default());
             return None;
         }
@@ -431,7 +450,7 @@ impl Work {
     /// Whether there is a response to be made now.
     fn has_something(&self, may_dispatch: bool) -> bool {
         let parcel = !self.parcels.is_empty() && !self.waits_for_credit && may_dispatch;
-        parcel || self.stalled || self.returned.is_some() || !self.receipts.is_empty() || !self.faults.is_empty()
+        parcel || self.stalled || !self.returned.is_empty() || !self.receipts.is_empty() || !self.faults.is_empty()
     }
 }
 

@@ -32,10 +32,7 @@ where
         let topic = topic_with(&edge.broker, &asked.topic, &asked.partitions).await?;
         let subscription = edge.broker.subscription(&topic, &asked.subscription, asked.kind, None).await?;
         let partitions = edge.partitions_here(&topic, &asked.partitions).await?;
-        let mut held = Spans::new();
-        for of in open.held {
-            held.entry(PartitionIndex::new(of.partition)).or_default().extend(request::spans("held.ranges", &of.ranges)?);
-        }
+        let held = spans("held.ranges", &open.held)?;
         let consumer = Consumer { subscription, name: asked.consumer, takeover: asked.takeover, format: asked.format };
         Ok((consumer, partitions, held))
     };
@@ -44,8 +41,8 @@ where
         Ok(match request?.ask {
             Some(Asked::Request(request)) => Ask::Request(request),
             Some(Asked::Reclaim(_)) => Ask::Reclaim,
-            // Told what is wrong with it.
-            Some(Asked::Open(_)) | None => Ask::Request(v1::SubscribeRequest::default()),
+            Some(Asked::TakeBack(back)) => spans("unsent.ranges", &back.unsent).map_or_else(|_| nonsense(), Ask::TakeBack),
+            Some(Asked::Open(_)) | None => nonsense(),
         })
     });
     let begun = edge.consume_here(consumer, partitions, held, asks).await;
@@ -58,6 +55,20 @@ where
         Ok(wire::ForwardSubscribeResponse { answer: Some(answer), used })
     });
     Ok(Box::pin(said))
+}
+
+/// Messages of some partitions, each of which may be named several times.
+fn spans(field: &str, named: &[wire::HeldMessages]) -> Result<Spans, Fault> {
+    let mut spans = Spans::new();
+    for of in named {
+        spans.entry(PartitionIndex::new(of.partition)).or_default().extend(request::spans(field, &of.ranges)?);
+    }
+    Ok(spans)
+}
+
+/// A request that is answered with what is wrong with it.
+const fn nonsense() -> Ask<v1::SubscribeRequest> {
+    Ask::Request(v1::SubscribeRequest { request: None })
 }
 
 /// Serves a reader of another broker's client.

@@ -3,6 +3,7 @@
 
 use tonic::Status;
 
+use super::membership::Spans;
 use super::outbox::Hold;
 use crate::subscription::Grant;
 
@@ -13,6 +14,8 @@ pub(crate) enum Ask<Q> {
     Request(Q),
     /// Give back the credit that is left.
     Reclaim,
+    /// The same, and take back these messages, which the client was not handed.
+    TakeBack(Spans),
 }
 
 /// From the task.

@@ -32,7 +32,7 @@ pub(crate) struct Hold {
     /// Handed over only while the broker that sent it lives by its session, and this one may dispatch: what came before either was
     /// paused may have been delivered elsewhere since.
     elsewhere: Option<(Peer, DispatchLease, SubscriptionKind)>,
-    _forwarded: Option<BytesHeld>,
+    forwarded: Option<BytesHeld>,
 }
 
 impl Hold {
@@ -48,7 +48,7 @@ impl Hold {
 
     /// Of messages that another broker sent.
     pub(super) fn forwarded(bytes: BytesHeld) -> Self {
-        Self { _forwarded: Some(bytes), ..Self::default() }
+        Self { forwarded: Some(bytes), ..Self::default() }
     }
 
     /// The same, of messages for a subscription from another broker.
@@ -59,6 +59,11 @@ impl Hold {
     /// The same, of messages for a subscription.
     pub(super) fn dispatched(self, partition: &PartitionHandle, kind: SubscriptionKind) -> Self {
         Self { dispatched: Some((partition.clone(), kind)), ..self }
+    }
+
+    /// Whether it is memory of this broker for what another one sent.
+    pub(super) const fn is_forwarded(&self) -> bool {
+        self.forwarded.is_some()
     }
 
     /// Whether it may be handed over now.

@@ -456,6 +456,7 @@ impl Work {
     }
 
     fn request(&mut self, request: &Ask<v1::ReadRequest>) -> Result<(), Fault> {
+        // A reader's messages are not taken back: its relay begins anew where it was.
         let Ask::Request(request) = request else {
             let (more, before) = (self.account.reclaim(), self.returned.unwrap_or_default());
             self.returned = Some(Grant { messages: before.messages + more.messages, bytes: before.bytes + more.bytes });

@@ -14,7 +14,7 @@ use crate::subscription::{Grant, Span};
 use crate::topic::SubscriptionKind;
 
 /// The most runs of offsets in one request.
-const RANGES_MAX: usize = 10_000;
+pub(super) const RANGES_MAX: usize = 10_000;
 /// The longest name of a consumer, and of a client's library, in bytes.
 const LABEL_BYTES_MAX: usize = 128;
 /// The longest delay of a nack.

@@ -164,8 +164,8 @@ impl Cluster {
         forwarded.serve(broker.clone());
         let routes = server::routes(&broker, &mut Registry::default()).add_service(forwarded.service());
         net::serve("client", &tasks, listener, routes, 1);
-        let channel = net::endpoint(Endpoint::from_shared(address).expect("valid")).connect().await.expect("connects");
-        Node { broker, tasks, channel, metrics }
+        let channel = connect(&address).await;
+        Node { broker, tasks, channel, address, metrics }
     }
 }
 
@@ -174,7 +174,13 @@ pub(crate) struct Node {
     pub(crate) broker: Broker,
     tasks: Tasks,
     pub(crate) channel: Channel,
+    address: String,
     pub(crate) metrics: Metrics,
+}
+
+async fn connect(address: &str) -> Channel {
+    let endpoint = Endpoint::from_shared(address.to_owned()).expect("valid");
+    net::endpoint(endpoint).connect().await.expect("connects")
 }
 
 pub(crate) fn limit() -> usize {
@@ -186,6 +192,11 @@ impl Node {
     pub(crate) async fn crash(self) {
         self.tasks.stop();
         assert!(self.tasks.join(DEADLINE).await, "everything ends");
+    }
+
+    /// A connection of its own: what is not read there holds up nobody.
+    pub(crate) async fn another_channel(&self) -> Channel {
+        connect(&self.address).await
     }
 
     pub(crate) async fn drain(self) {

@@ -72,10 +72,15 @@ pub(crate) struct Consuming {
 
 impl Consuming {
     pub(crate) async fn open(node: &Node, name: &str, takeover: bool) -> Result<Self, Status> {
+        Self::open_at(node.channel.clone(), "s", name, takeover).await
+    }
+
+    /// The same, of a subscription, by a connection.
+    pub(crate) async fn open_at(channel: Channel, subscription: &str, name: &str, takeover: bool) -> Result<Self, Status> {
         let open = v1::SubscribeOpen {
             hello: hello(),
             topic: TOPIC.to_owned(),
-            subscription: "s".to_owned(),
+            subscription: subscription.to_owned(),
             start: earliest(),
             consumer: name.to_owned(),
             takeover,
@@ -84,7 +89,8 @@ impl Consuming {
         };
         let (requests, rx) = mpsc::channel(64);
         requests.send(v1::SubscribeRequest { request: Some(Request::Open(open)) }).await.expect("room");
-        let mut responses = consumer(node).subscribe(ReceiverStream::new(rx)).await?.into_inner();
+        let mut service = ConsumeServiceClient::new(channel).max_decoding_message_size(limit());
+        let mut responses = service.subscribe(ReceiverStream::new(rx)).await?.into_inner();
         let first = responses.message().await?.and_then(|response| response.response);
         assert!(matches!(first, Some(Response::Subscribed(_))), "{first:?}");
         Ok(Self { requests, responses, faults: VecDeque::new(), messages: VecDeque::new() })
@@ -106,6 +112,15 @@ impl Consuming {
             }
         }
         taken
+    }
+
+    /// The messages that come next, if some do in time.
+    pub(crate) async fn try_take(&mut self, within: std::time::Duration) -> Vec<(u32, u64)> {
+        let next = Clock::system().timeout(within, self.responses.message()).await.expect("told in time");
+        match next.expect("the stream lives").and_then(|response| response.response) {
+            Some(Response::Delivery(d)) => d.messages.iter().map(|m| (d.partition, m.offset)).collect(),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// The next fault: its reason, first and last offset.
@@ -165,10 +180,16 @@ pub(crate) struct Reading {
 
 impl Reading {
     pub(crate) async fn open(node: &Node, start: Option<v1::Position>) -> Self {
+        Self::open_at(node.channel.clone(), start).await
+    }
+
+    /// The same, by a connection.
+    pub(crate) async fn open_at(channel: Channel, start: Option<v1::Position>) -> Self {
         let open = v1::ReadOpen { hello: hello(), topic: TOPIC.to_owned(), start, credit: CREDIT, ..Default::default() };
         let (requests, rx) = mpsc::channel(64);
         requests.send(v1::ReadRequest { request: Some(ReadRequest::Open(open)) }).await.expect("room");
-        let mut responses = consumer(node).read(ReceiverStream::new(rx)).await.expect("opens").into_inner();
+        let mut service = ConsumeServiceClient::new(channel).max_decoding_message_size(limit());
+        let mut responses = service.read(ReceiverStream::new(rx)).await.expect("opens").into_inner();
         let first = responses.message().await.expect("answered").and_then(|response| response.response);
         assert!(matches!(first, Some(ReadResponse::Opened(_))), "{first:?}");
         Self { _requests: requests, responses }

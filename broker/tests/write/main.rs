@@ -14,5 +14,6 @@ mod publishing;
 mod reading;
 mod retention;
 mod silence;
+mod stalled;
 mod subscribing;
 mod takeover;

@@ -36,6 +36,8 @@ pub(super) struct Allotment {
     shares: BTreeMap<Key, Share>,
     /// Who was served last, so that all have their turn.
     last: Key,
+    /// The client does not read: nothing is given.
+    rests: bool,
 }
 
 /// What a stream was given and has used, since it began.
@@ -51,6 +53,8 @@ struct Share {
     passed: u64,
     /// Of that, what came for the client.
     delivered: Grant,
+    /// Of what it says that it used, what it took back: it counts in nothing else.
+    taken_back: Grant,
     wants: bool,
     reclaiming: bool,
     /// It was asked for what it doesn't use, and nothing has changed since.
@@ -59,25 +63,24 @@ struct Share {
 
 impl Share {
     const fn left(&self) -> Grant {
-        Grant {
-            messages: self.given.messages.saturating_sub(self.used.messages),
-            bytes: self.given.bytes.saturating_sub(self.used.bytes),
-        }
+        less(self.given, self.used)
     }
 
     /// What it has and did not deliver. By what came of it: what it took and gave back to itself is not told.
     const fn open(&self) -> Grant {
-        Grant {
-            messages: self.given.messages.saturating_sub(self.delivered.messages),
-            bytes: self.given.bytes.saturating_sub(self.delivered.bytes),
-        }
+        less(self.given, self.delivered)
     }
+}
+
+/// What is left of `all` without `part`.
+const fn less(all: Grant, part: Grant) -> Grant {
+    Grant { messages: all.messages.saturating_sub(part.messages), bytes: all.bytes.saturating_sub(part.bytes) }
 }
 
 impl Allotment {
     /// None yet. `window` bytes, at least what the largest message takes, may wait of each stream.
     pub(super) fn new(window: u64) -> Self {
-        Self { window, account: Account::default(), shares: BTreeMap::new(), last: 0 }
+        Self { window, account: Account::default(), shares: BTreeMap::new(), last: 0, rests: false }
     }
 
     /// The client grants more.
@@ -116,10 +119,7 @@ impl Allotment {
     /// A stream ended: what it was given and `delivered` nothing for is the client's again.
     pub(super) fn end(&mut self, key: Key, delivered: Grant) {
         if let Some(share) = self.shares.remove(&key) {
-            self.account.refund(Grant {
-                messages: share.given.messages.saturating_sub(delivered.messages),
-                bytes: share.given.bytes.saturating_sub(delivered.bytes),
-            });
+            self.account.refund(less(share.given, delivered));
         }
     }
 
@@ -141,11 +141,29 @@ impl Allotment {
         }
     }
 
-    /// A stream responded, having used so much since it began.
-    pub(super) fn used(&mut self, key: Key, used: Grant) {
+    /// A stream responded, having used so much since it began. Gives the bytes of it that it did not take back.
+    pub(super) fn used(&mut self, key: Key, used: Grant) -> u64 {
+        let Some(share) = self.shares.get_mut(&key) else { return 0 };
+        (share.used, share.asked) = (less(used, share.taken_back), false);
+        share.used.bytes
+    }
+
+    /// A stream takes back so much of what came of it, and gives back what it does not use: all that is the client's again. One that
+    /// has ended is taken to have.
+    pub(super) fn took_back(&mut self, key: Key, credit: Grant) {
         if let Some(share) = self.shares.get_mut(&key) {
-            (share.used, share.asked) = (used, false);
+            share.taken_back.messages += credit.messages;
+            share.taken_back.bytes += credit.bytes;
+            (share.given, share.used) = (less(share.given, credit), less(share.used, credit));
+            share.delivered = less(share.delivered, credit);
+            share.reclaiming = true;
         }
+        self.account.refund(credit);
+    }
+
+    /// Whether nothing is given for now: the client does not read.
+    pub(super) fn rest(&mut self, rests: bool) {
+        self.rests = rests;
     }
 
     /// So much came of a stream for the client, since it began.
@@ -164,6 +182,9 @@ impl Allotment {
 
     /// What to do next; `None` when there is nothing to do until something happens.
     pub(super) fn step(&mut self) -> Option<Step> {
+        if self.rests {
+            return None;
+        }
         let keys = self.in_turn();
         if self.account.is_overdrawn() {
             return self.reclaim(&keys, |_| true);
@@ -342,6 +363,24 @@ mod tests {
         assert_eq!(one.account.left(), grant(5, 50));
         one.begin(1);
         assert_eq!(steps(&mut one), [Step::Grant(1, grant(5, 50))]);
+    }
+
+    #[test]
+    fn what_a_stream_takes_back_is_the_clients_again_once_it_reads() {
+        let mut one = of(1, grant(10, 800));
+        assert_eq!(steps(&mut one), [Step::Grant(0, grant(10, 800))]);
+        one.used(0, grant(7, 700));
+        one.delivered(0, grant(7, 700));
+        one.rest(true);
+        one.took_back(0, grant(4, 400));
+        one.returned(0, grant(3, 100));
+        assert_eq!((one.account.left(), steps(&mut one)), (grant(7, 500), vec![]));
+        one.rest(false);
+        assert_eq!(steps(&mut one), [Step::Grant(0, grant(7, 500))]);
+        assert_eq!(one.used(0, grant(8, 800)), 400, "what it took back is no part of it");
+        assert_eq!(one.shares[&0].left(), grant(6, 400));
+        one.end(0, grant(4, 400));
+        assert_eq!(one.account.left(), grant(6, 400));
     }
 
     #[test]

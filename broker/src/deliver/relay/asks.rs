@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use alluvium_types::ids::PartitionIndex;
 
 use super::allotment::Key;
+use crate::deliver::membership::Spans;
 use crate::subscription::Grant;
 
 /// Requests in one line.
@@ -32,12 +33,16 @@ pub(super) enum Next<Q> {
     Credit(Grant),
     /// To give back what is not used.
     Reclaim,
+    /// The same, and to take back what the client was not handed.
+    TakeBack(Spans),
     /// The client's request.
     Request(Q),
 }
 
 #[derive(Debug)]
 struct Line<Q> {
+    /// No more than was delivered.
+    takes_back: Spans,
     credit: Grant,
     /// Asked after the credit that came before: the allotment grants no more until it is answered.
     reclaims: bool,
@@ -69,7 +74,13 @@ impl Load {
 
 impl<Q> Default for Line<Q> {
     fn default() -> Self {
-        Self { credit: Grant::default(), reclaims: false, requests: VecDeque::new(), load: Load::default() }
+        Self {
+            takes_back: Spans::new(),
+            credit: Grant::default(),
+            reclaims: false,
+            requests: VecDeque::new(),
+            load: Load::default(),
+        }
     }
 }
 
@@ -96,6 +107,16 @@ impl<Q> Asks<Q> {
     /// Asks for what is not used.
     pub(super) fn reclaim(&mut self, key: Key) {
         self.lines.entry(key).or_default().reclaims = true;
+    }
+
+    /// Has it take back these messages; whether that is one more thing to ask.
+    pub(super) fn take_back(&mut self, key: Key, unsent: Spans) -> bool {
+        let line = self.lines.entry(key).or_default();
+        let more = line.takes_back.is_empty();
+        for (partition, spans) in unsent {
+            line.takes_back.entry(partition).or_default().extend(spans);
+        }
+        more
     }
 
     /// Keeps a request of so many bytes until somebody serves its partition.
@@ -125,6 +146,9 @@ impl<Q> Asks<Q> {
     /// The next thing to ask of a stream, which counts as asked.
     pub(super) fn next(&mut self, key: Key) -> Option<Next<Q>> {
         let line = self.lines.get_mut(&key)?;
+        if !line.takes_back.is_empty() {
+            return Some(Next::TakeBack(std::mem::take(&mut line.takes_back)));
+        }
         if line.credit != Grant::default() {
             return Some(Next::Credit(std::mem::take(&mut line.credit)));
         }
@@ -151,7 +175,10 @@ impl<Q> Asks<Q> {
 
 #[cfg(test)]
 mod tests {
+    use alluvium_types::ids::Offset;
+
     use super::*;
+    use crate::subscription::Span;
 
     const ONE: PartitionIndex = PartitionIndex::new(1);
 
@@ -178,6 +205,20 @@ mod tests {
         assert_eq!(asks.keys(), [2], "nothing is left to ask of it");
         asks.end(2);
         assert_eq!(all(&mut asks, 2), []);
+    }
+
+    #[test]
+    fn what_is_taken_back_goes_before_all_else_and_together() {
+        let mut asks = Asks::new();
+        asks.request(1, 10, 5);
+        asks.credit(1, grant(1, 0));
+        let span = |first| Span::new(Offset::new(first), Offset::new(first + 1));
+        assert!(asks.take_back(1, Spans::from([(ONE, vec![span(3)])])));
+        assert!(!asks.take_back(1, Spans::from([(ONE, vec![span(7)])])), "it goes with what waits");
+        let all = all(&mut asks, 1);
+        assert_eq!(all[0], Next::TakeBack(Spans::from([(ONE, vec![span(3), span(7)])])));
+        assert_eq!(all[1..], [Next::Credit(grant(1, 0)), Next::Request(10)]);
+        assert!(asks.take_back(1, Spans::from([(ONE, vec![span(8)])])));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod allotment;
 mod asks;
 mod reading;
+mod stall;
 mod subscribing;
 mod upstream;
 
@@ -34,6 +35,7 @@ use tonic::Status;
 use allotment::{Allotment, Key, Step};
 use asks::{Asks, Next};
 pub(super) use reading::Reading;
+use stall::STALL;
 pub(super) use subscribing::Subscribing;
 use upstream::{Begun, Upstream, begin};
 
@@ -44,7 +46,7 @@ use super::outbox::{Hold, Outbox, Queued};
 use super::service::ConsumeEdge;
 use crate::broker::TopicInfo;
 use crate::forward::is_resumable;
-use crate::subscription::Grant;
+use crate::subscription::{Grant, Span};
 use crate::topic::SubscriptionKind;
 
 /// How long owners are looked for that serve what a stream lost, before the client is told.
@@ -99,6 +101,13 @@ pub(super) trait Traffic: Clone + Send + Sync + 'static {
     /// What an owner says: for the client, with what it delivers; `None` if it is not for the client.
     fn said(&mut self, response: Self::Response) -> Option<(Self::Response, Grant)>;
 
+    /// Forgets that the client has what an owner said, as it does not take it: what that delivers, and the credit that it used; `None`
+    /// if it is kept for the client.
+    fn take_back(&mut self, response: &Self::Response) -> Option<(PartitionIndex, Vec<Span>, Grant)>;
+
+    /// Whether owners take back what the client was not handed. Of those that don't, a new stream is begun where the client is.
+    fn takes_back(&self) -> bool;
+
     /// The kind of subscription that it delivers for, if any.
     fn dispatches(&self) -> Option<SubscriptionKind>;
 
@@ -150,6 +159,12 @@ struct Relay<T: Traffic, S> {
     asks: Asks<T::Request>,
     beginning: FuturesUnordered<BoxFuture<'static, Beginning<T>>>,
     again: Backoff,
+    /// There has been something for the client, and no room for it, since.
+    full_since: Option<Mono>,
+    /// It did not read for so long that nothing of other brokers is kept for it until it does.
+    stalled: bool,
+    /// Partitions whose streams ended for that.
+    set_aside: Vec<PartitionIndex>,
     /// Nothing has been served since, of what was lost.
     failing_since: Option<Mono>,
     half_closed: bool,
@@ -174,6 +189,7 @@ enum Wake<T: Traffic> {
     Asked,
     Begun(Beginning<T>),
     Grown(Grown),
+    Stalled,
 }
 
 /// What a stream says, or its last word.
@@ -229,6 +245,9 @@ where
         asks: Asks::new(),
         beginning: FuturesUnordered::new(),
         again,
+        full_since: None,
+        stalled: false,
+        set_aside: Vec::new(),
         failing_since: None,
         half_closed: false,
         stops: false,
@@ -271,7 +290,7 @@ where
         loop {
             self.share_out();
             let crowded = self.ask();
-            let over = self.upstreams.is_empty() && self.beginning.is_empty();
+            let over = self.upstreams.is_empty() && self.beginning.is_empty() && self.set_aside.is_empty();
             if self.pending.is_empty() && (over || (stopping.is_some() && self.traffic.is_settled())) {
                 return if stopping.is_some() { End::Status(stopped()) } else { End::Complete };
             }
@@ -280,12 +299,16 @@ where
                 || self.traffic.is_full()
                 || self.asks.is_full()
                 || stopping.is_some();
+            let has_something = !self.pending.is_empty() || self.stalled;
+            self.full_since = self.full_since.or_else(|| Some(clock.mono())).filter(|_| has_something);
+            let keeps = !self.stalled && self.pending.iter().any(|(_, hold, ..)| hold.is_forwarded());
+            let stalls_at = self.full_since.filter(|_| keeps).map(|since| since.after(STALL));
             let wake = tokio::select! {
                 biased;
                 () = self.outbox.gone() => Wake::Gone,
                 () = tasks.stopping(), if stopping.is_none() => Wake::Stop,
                 () = clock.sleep_until(stopping.unwrap_or_default()), if stopping.is_some() => return End::Status(stopped()),
-                () = self.outbox.room(), if !self.pending.is_empty() => Wake::Room,
+                () = self.outbox.room(), if has_something => Wake::Room,
                 (key, said, held) = some(&mut room_for), if room_for.is_some() => {
                     room_for = None;
                     Wake::Held(key, said, held)
@@ -296,6 +319,7 @@ where
                 () = room(&crowded), if !crowded.is_empty() => Wake::Asked,
                 request = self.requests.next(), if !full => Wake::Request(request),
                 grown = some(&mut growing), if growing.is_some() => Wake::Grown(grown),
+                () = clock.sleep_until(stalls_at.unwrap_or_default()), if stalls_at.is_some() => Wake::Stalled,
             };
             let outcome = match wake {
                 Wake::Gone => return End::Gone,
@@ -306,7 +330,13 @@ where
                     Ok(())
                 }
                 Wake::Room => {
+                    self.full_since = None;
+                    self.goes_on();
                     self.pass();
+                    Ok(())
+                }
+                Wake::Stalled => {
+                    self.stall();
                     Ok(())
                 }
                 Wake::Here(key, Some((said, hold))) => self.hear(key, said, hold),
@@ -357,7 +387,10 @@ where
         while let Some(step) = self.allotment.step() {
             match step {
                 Step::Grant(key, grant) => self.asks.credit(key, grant),
-                Step::Reclaim(key) => self.asks.reclaim(key),
+                Step::Reclaim(key) => {
+                    self.asks.reclaim(key);
+                    self.returns(key);
+                }
             }
         }
     }
@@ -375,6 +408,7 @@ where
                     Ok(permit) => match self.asks.next(key) {
                         Some(Next::Credit(grant)) => permit.send(Ask::Request(T::credit(grant))),
                         Some(Next::Reclaim) => permit.send(Ask::Reclaim),
+                        Some(Next::TakeBack(unsent)) => permit.send(Ask::TakeBack(unsent)),
                         Some(Next::Request(request)) => permit.send(Ask::Request(request)),
                         None => break,
                     },
@@ -423,16 +457,25 @@ where
         let Some(upstream) = self.upstreams.get_mut(&key) else { return Ok(()) };
         match said {
             Ok(Say::Response { response, taken }) => {
-                self.allotment.used(key, taken);
+                let used = self.allotment.used(key, taken);
                 if let Some((response, delivered)) = self.traffic.said(response) {
                     upstream.delivered.messages += delivered.messages;
                     upstream.delivered.bytes += delivered.bytes;
                     self.allotment.delivered(key, upstream.delivered);
-                    self.pending.push_back((response, hold, key, taken.bytes));
+                    // What was sent before the stream heard that it takes back what it sent comes behind that, and goes back as well.
+                    let goes_back = upstream.peer().is_some() && (self.stalled || upstream.takes_back);
+                    self.pending.push_back((response, hold, key, used));
+                    if goes_back {
+                        self.take_back();
+                    }
                 }
             }
             Ok(Say::Wanted(granted)) => self.allotment.wanted(key, granted),
-            Ok(Say::Returned(credit)) => self.allotment.returned(key, credit),
+            Ok(Say::Returned(credit)) => {
+                upstream.returns = upstream.returns.saturating_sub(1);
+                upstream.takes_back &= upstream.returns > 0;
+                self.allotment.returned(key, credit);
+            }
             Err(status) => return self.lost(key, status),
         }
         Ok(())

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::subscribing::size_of;
+use super::subscribing::{size_of, spans_of};
 use super::{Asked, Says, Traffic};
 use crate::broker::{StartAt, TopicInfo};
 use crate::deliver::growth::{Grown, Growth};
@@ -25,7 +25,7 @@ use crate::deliver::read::{self, Resume};
 use crate::deliver::request;
 use crate::deliver::service::ConsumeEdge;
 use crate::forward::Peer;
-use crate::subscription::Grant;
+use crate::subscription::{Grant, Span};
 use crate::topic::SubscriptionKind;
 
 /// A reader's stream.
@@ -102,7 +102,7 @@ impl Traffic for Reading {
         let open = Asking::Open(wire::ForwardReadOpen { open: Some(open), places });
         let asked = ReceiverStream::new(requests).map(|ask| match ask {
             Ask::Request(request) => Asking::Request(request),
-            Ask::Reclaim => Asking::Reclaim(wire::ReclaimCredit {}),
+            Ask::Reclaim | Ask::TakeBack(_) => Asking::Reclaim(wire::ReclaimCredit {}),
         });
         let asked = stream::iter([open]).chain(asked).map(|ask| wire::ForwardReadRequest { ask: Some(ask) });
         let answers = peer.delivering().forward_read(asked).await?.into_inner();
@@ -138,10 +138,8 @@ impl Traffic for Reading {
         let used = match response.response.as_ref()? {
             Response::Opened(_) => return None,
             Response::Delivery(delivery) => {
-                let behind = delivery.messages.iter().map(|message| message.offset + 1);
-                let batch = delivery.batch.iter().filter_map(|b| Some(b.first_offset + u64::from(b.batch.as_ref()?.count)));
-                if let Some(next) = behind.chain(batch).max() {
-                    self.is_at(delivery.partition, Offset::new(next));
+                if let Some(next) = spans_of(delivery).map(|span| span.end).max() {
+                    self.is_at(delivery.partition, next);
                 }
                 size_of(delivery)
             }
@@ -153,6 +151,28 @@ impl Traffic for Reading {
             }
         };
         Some((response, used))
+    }
+
+    fn take_back(&mut self, response: &v1::ReadResponse) -> Option<(PartitionIndex, Vec<Span>, Grant)> {
+        let (partition, spans, size) = match response.response.as_ref()? {
+            Response::Opened(_) => return None,
+            Response::Delivery(delivery) => (delivery.partition, spans_of(delivery).collect::<Vec<_>>(), size_of(delivery)),
+            // It is met again.
+            Response::Fault(fault) => {
+                let spans =
+                    fault.offsets.iter().map(|of| Span::new(Offset::new(of.first), Offset::new(of.last.saturating_add(1))));
+                (fault.partition, spans.collect(), Grant::default())
+            }
+        };
+        let partition = PartitionIndex::new(partition);
+        if let Some(place) = self.places.get_mut(&partition) {
+            place.next = spans.iter().map(|span| span.first).fold(place.next, Offset::min);
+        }
+        Some((partition, spans, size))
+    }
+
+    fn takes_back(&self) -> bool {
+        false
     }
 
     fn is_full(&self) -> bool {

@@ -91,16 +91,9 @@ impl Subscribing {
 
     fn delivered(&mut self, delivery: &v1::Delivery) -> Grant {
         let held = self.held.entry(PartitionIndex::new(delivery.partition)).or_default();
-        let mut take = |first: u64, count: u64| {
-            let span = Span::new(Offset::new(first), Offset::new(first.saturating_add(count)));
+        for span in spans_of(delivery) {
             held.cut(span, &mut ());
             held.put(span, (), &mut ());
-        };
-        for message in &delivery.messages {
-            take(message.offset, 1);
-        }
-        if let Some(batch) = &delivery.batch {
-            take(batch.first_offset, u64::from(batch.batch.as_ref().map_or(0, |batch| batch.count)));
         }
         // The oldest are delivered again at the next owner.
         while held.len() > HELD_RUNS_MAX {
@@ -128,6 +121,14 @@ impl Subscribing {
     }
 }
 
+/// The messages of a delivery, in its order.
+pub(super) fn spans_of(delivery: &v1::Delivery) -> impl Iterator<Item = Span> {
+    let run = |first: u64, count: u64| Span::new(Offset::new(first), Offset::new(first.saturating_add(count)));
+    let batch =
+        delivery.batch.as_ref().map(|of| run(of.first_offset, of.batch.as_ref().map_or(0, |batch| u64::from(batch.count))));
+    delivery.messages.iter().map(move |message| run(message.offset, 1)).chain(batch)
+}
+
 /// The credit that a delivery uses.
 pub(super) fn size_of(delivery: &v1::Delivery) -> Grant {
     let size = |message: &v1::DeliveredMessage| message.message.as_ref().map_or(0, Message::encoded_len) as u64;
@@ -136,6 +137,16 @@ pub(super) fn size_of(delivery: &v1::Delivery) -> Grant {
         messages: delivery.messages.len() as u64 + batch.map_or(0, |batch| u64::from(batch.count)),
         bytes: delivery.messages.iter().map(size).sum::<u64>() + batch.map_or(0, |batch| u64::from(batch.inflated_bytes)),
     }
+}
+
+/// Messages for the wire: of each partition as often as its runs need.
+fn named(spans: Spans) -> Vec<wire::HeldMessages> {
+    let of = |(index, spans): (PartitionIndex, Vec<Span>)| {
+        let ranges: Vec<v1::OffsetRange> = spans.into_iter().filter_map(request::range_of).collect();
+        let named = |ranges: &[v1::OffsetRange]| wire::HeldMessages { partition: index.get(), ranges: ranges.to_vec() };
+        ranges.chunks(request::RANGES_MAX).map(named).collect::<Vec<_>>()
+    };
+    spans.into_iter().flat_map(of).collect()
 }
 
 fn span_of(range: &v1::OffsetRange) -> Span {
@@ -175,16 +186,14 @@ impl Traffic for Subscribing {
         use wire::forward_subscribe_request::Ask as Asking;
         use wire::forward_subscribe_response::Answer;
         let takeover = self.consumer.takeover;
-        let named = partitions.iter().map(|index| index.get()).collect();
-        let held = self.held_in(partitions.iter().copied()).into_iter().map(|(index, spans)| wire::HeldMessages {
-            partition: index.get(),
-            ranges: spans.into_iter().filter_map(request::range_of).collect(),
-        });
-        let open = v1::SubscribeOpen { partitions: named, credit: None, takeover, ..self.open.clone() };
-        let open = Asking::Open(wire::ForwardSubscribeOpen { open: Some(open), held: held.collect() });
+        let held = named(self.held_in(partitions.iter().copied()));
+        let partitions = partitions.iter().map(|index| index.get()).collect();
+        let open = v1::SubscribeOpen { partitions, credit: None, takeover, ..self.open.clone() };
+        let open = Asking::Open(wire::ForwardSubscribeOpen { open: Some(open), held });
         let asked = ReceiverStream::new(requests).map(|ask| match ask {
             Ask::Request(request) => Asking::Request(request),
             Ask::Reclaim => Asking::Reclaim(wire::ReclaimCredit {}),
+            Ask::TakeBack(unsent) => Asking::TakeBack(wire::TakeBack { unsent: named(unsent) }),
         });
         let asked = stream::iter([open]).chain(asked).map(|ask| wire::ForwardSubscribeRequest { ask: Some(ask) });
         let answers = peer.delivering().forward_subscribe(asked).await?.into_inner();
@@ -248,6 +257,21 @@ impl Traffic for Subscribing {
             }
             fault @ Response::Fault(_) => Some((told(fault), Grant::default())),
         }
+    }
+
+    fn take_back(&mut self, response: &v1::SubscribeResponse) -> Option<(PartitionIndex, Vec<Span>, Grant)> {
+        let Some(Response::Delivery(delivery)) = &response.response else { return None };
+        let (partition, spans) = (PartitionIndex::new(delivery.partition), spans_of(delivery).collect::<Vec<_>>());
+        if let Some(held) = self.held.get_mut(&partition) {
+            for span in &spans {
+                held.cut(*span, &mut ());
+            }
+        }
+        Some((partition, spans, size_of(delivery)))
+    }
+
+    fn takes_back(&self) -> bool {
+        true
     }
 
     fn is_full(&self) -> bool {

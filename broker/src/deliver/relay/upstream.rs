@@ -34,10 +34,19 @@ pub(super) struct Upstream<T: Traffic> {
     pub(super) requests: mpsc::Sender<Ask<T::Request>>,
     /// What came of it for the client.
     pub(super) delivered: Grant,
+    /// How often it was asked to give back credit and did not answer.
+    pub(super) returns: usize,
+    /// Until it has answered all of that, what comes was sent before it heard that the client reads nothing.
+    pub(super) takes_back: bool,
     peer: Option<Peer>,
 }
 
 impl<T: Traffic> Upstream<T> {
+    const fn new(partitions: Vec<PartitionIndex>, requests: mpsc::Sender<Ask<T::Request>>, peer: Option<Peer>) -> Self {
+        let delivered = Grant { messages: 0, bytes: 0 };
+        Self { partitions, requests, delivered, returns: 0, takes_back: false, peer }
+    }
+
     /// Whether its partitions are this broker's.
     pub(super) const fn is_here(&self) -> bool {
         self.peer.is_none()
@@ -101,7 +110,7 @@ async fn at_home<T: Traffic>(edge: &ConsumeEdge, traffic: &T, handles: Partition
     let (requests, rx) = mpsc::channel(REQUESTS);
     let partitions = handles.keys().copied().collect();
     let stream = traffic.here(edge, handles, rx).await?.items().boxed();
-    opened(Upstream { partitions, requests, delivered: Grant::default(), peer: None }, stream).await
+    opened(Upstream::new(partitions, requests, None), stream).await
 }
 
 async fn elsewhere<T: Traffic>(
@@ -114,7 +123,7 @@ async fn elsewhere<T: Traffic>(
     let (requests, rx) = mpsc::channel(REQUESTS);
     edge.broker.context().metrics.forwarded_streams.inc();
     let (gone, there) = (peer.clone(), peer.clone());
-    let upstream = Upstream { partitions: partitions.clone(), requests, delivered: Grant::default(), peer: Some(peer) };
+    let upstream = Upstream::new(partitions.clone(), requests, Some(peer));
     let beginning = async {
         let stream = traffic.there(&there, &partitions, rx).await?;
         // A broker that is silent is not waited for once its session is gone.

@@ -75,6 +75,8 @@ where
         if clock.timeout(LAST_RECEIPTS, rest).await.is_err() {
             tracing::debug!(topic = %lanes.topic().name, "a publish stream ended before all of its receipts came");
         }
+        // What it has of room is let go before it waits for anything else.
+        drop(lanes);
         if let Err(fault) = ended {
             // A client that doesn't read sees the connection end instead.
             let _ = clock.timeout(LAST_WORD, responses.send(Err(to_status(&fault)))).await;

@@ -9,15 +9,13 @@ use alluvium_runtime::disk::{AlignedBuf, BLOCK_BYTES, Disk, DiskFile, SyncMode};
 use alluvium_runtime::entropy::Entropy;
 use parking_lot::Mutex;
 
+use super::blocks::{prewrite, write_blocks};
 use super::config::Config;
 use super::error::PrepareError;
 use super::file::{COPY_AT, FirstBlock, HEADER_BYTES, Header, Identity, salt_of};
 use super::footer::Seal;
 use super::group::GroupWrite;
 use super::place::FileId;
-
-/// Bytes that are written at once before a file's first use.
-const PREWRITE_BYTES: usize = 1 << 20;
 
 /// A file with a new life, its header durable, ready to be offered to the writer (C57).
 #[derive(Debug)]
@@ -57,15 +55,7 @@ impl LogFile {
 
     /// Writes whole blocks, a piece at a time, and makes them durable.
     fn write(&self, offset: u64, bytes: &[u8], piece_bytes: usize) -> io::Result<()> {
-        let mut at = offset;
-        for piece in bytes.chunks(piece_bytes.next_multiple_of(BLOCK_BYTES)) {
-            self.handle.write_at(at, piece)?;
-            at += piece.len() as u64;
-        }
-        match self.mode {
-            SyncMode::Direct => Ok(()),
-            SyncMode::Buffered => self.handle.sync(),
-        }
+        write_blocks(&*self.handle, self.mode, offset, bytes, piece_bytes)
     }
 
     /// Makes durable whatever was written.
@@ -289,7 +279,7 @@ impl Files {
     }
 
     /// Allocates a file: the one call of the log that may find the disk full (C61).
-    fn allocate(&self, prewrite: bool) -> Result<Free, PrepareError> {
+    fn allocate(&self, is_prewritten: bool) -> Result<Free, PrepareError> {
         let path = self.dir.join(named("free", self.draw_id()));
         let bytes = self.config.file_bytes;
         let handle = match self.disk.create(&path, bytes, self.mode) {
@@ -297,21 +287,8 @@ impl Files {
             Err(error) if is_no_space(&error) => return Err(PrepareError::NoSpace),
             Err(source) => return Err(PrepareError::Io { path, source }),
         };
-        if prewrite {
-            let zeros = AlignedBuf::zeroed(PREWRITE_BYTES);
-            let mut at = 0;
-            let written = std::iter::from_fn(|| {
-                let count = (bytes - at).min(PREWRITE_BYTES as u64);
-                let piece = usize::try_from(count).expect("a piece fits in memory");
-                let result = (piece > 0).then(|| handle.write_at(at, &zeros[..piece]));
-                at += count;
-                result
-            })
-            .collect::<io::Result<()>>();
-            let synced = written.and_then(|()| if self.mode == SyncMode::Buffered { handle.sync() } else { Ok(()) });
-            if let Err(source) = synced {
-                return Err(PrepareError::Io { path, source });
-            }
+        if is_prewritten && let Err(source) = prewrite(&*handle, self.mode, bytes) {
+            return Err(PrepareError::Io { path, source });
         }
         Ok(Free { path, key: None })
     }

@@ -8,6 +8,7 @@
 //! Read in this order: `place`, `frame`, `head`, `group`, [`Writer`], `file`, [`Files`], [`Reader`], `marks`, [`Index`],
 //! `footer`, `scan`, `chain`, [`open`], [`Compaction`].
 
+mod blocks;
 mod chain;
 mod compaction;
 mod config;
@@ -29,6 +30,7 @@ mod scan;
 mod window;
 mod writer;
 
+pub use blocks::{prewrite, write_blocks};
 pub use compaction::{Compaction, Copy};
 pub use config::Config;
 pub use error::{AppendError, KeepReason, PrepareError, ReadError, RecoverError};

@@ -28,10 +28,10 @@ kills:
     cargo build -p alluvium-cli
     cargo test -p alluvium-tests --test cluster hundred_kills -- --ignored --nocapture
 
-# One producer, one partition, synced; and the disk's own speed beside it.
-speed:
+# What this machine would let a server do: its disk, its transport, a bare pipeline.
+ceiling:
     cargo build --release
-    cargo run --release -p alluvium-tests --bin speed
+    cargo run --release -- bench ceiling
 
 # Starts a server to play with.
 dev:

@@ -2,13 +2,15 @@
 //!
 //! [`load`] puts a [`Workload`] on a running server through the public client, as any application would, verifies every message at
 //! the consumer, and gives an [`Outcome`] whose names are those of OpenMessaging's benchmark ([`result`](Outcome::to_json)). What can
-//! be wrong about it is plain code: [`schedule`], [`content`], [`verify`], [`latency`]. This crate prints nothing and starts no
-//! server.
+//! be wrong about it is plain code: [`schedule`], [`content`], [`verify`], [`latency`]. `ceiling` measures disk, transport and a bare
+//! pipeline beside it. This crate prints nothing.
 
 use std::time::Duration;
 
 use alluvium_runtime::tasks::{OnFailure, Tasks};
 
+#[cfg(feature = "ceiling")]
+pub mod ceiling;
 pub mod content;
 mod error;
 pub mod latency;

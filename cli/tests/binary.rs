@@ -1,7 +1,9 @@
 //! The binary without a server: exit codes, failures, contexts, completion. What it does with one is tested with the real
 //! one, in `tests/`.
 
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -127,4 +129,20 @@ fn a_cluster_is_not_made_where_no_etcd_answers_or_none_can_be_meant() {
     let wrong = home.run(&["cluster", "init", "--metadata", "127.0.0.1:1", "--prefix", "x"]);
     assert_eq!(wrong.status.code(), Some(64), "{wrong:?}");
     assert!(stderr(&wrong).contains("metadata.endpoints") && stderr(&wrong).contains("metadata.prefix"), "{wrong:?}");
+}
+
+#[test]
+fn a_part_of_a_bare_pipeline_ends_with_whoever_started_it() {
+    let mut part = Command::new(env!("CARGO_BIN_EXE_alluvium"))
+        .args(["bench", "part", "sink"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut line = String::new();
+    BufReader::new(part.stdout.take().expect("piped")).read_line(&mut line).expect("readable");
+    let address: SocketAddr = line.trim().parse().unwrap_or_else(|error| panic!("{error}: {line}"));
+    assert!(TcpStream::connect(address).is_ok(), "it serves there");
+    drop(part.stdin.take());
+    assert!(part.wait().expect("it ends").success());
 }

@@ -17,7 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("broker", &["types", "runtime", "proto", "metadata", "ledger"]),
     ("client", &["types", "runtime", "proto"]),
     ("server", &["types", "runtime", "proto", "metadata", "ledger", "bookie", "broker"]),
-    ("bench", &["types", "runtime", "client"]),
+    ("bench", &["types", "runtime", "client", "bookie"]),
     ("cli", &["types", "runtime", "proto", "client", "bench", "server"]),
     ("sim", &["types", "runtime", "proto", "metadata", "ledger", "bookie", "broker"]),
     ("tests", &["types", "runtime", "proto", "client", "test-etcd"]),

@@ -190,7 +190,7 @@ impl Observer for Teller {
     }
 }
 
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     // With standard error gone there is nobody left to tell.
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

@@ -1,21 +1,46 @@
-//! How fast a server is. What is measured and how is the `bench` crate's; here are its arguments and what is shown of it.
+//! How fast a server is, and how fast its machine would let it be. What is measured and how is the `bench` crate's; here are its
+//! arguments and what is shown of it.
 
+#[cfg(feature = "server")]
+mod ceiling;
 mod load;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use crate::command::Common;
 use crate::exit::Failure;
 
-/// A load, as it stands on the command line.
+/// A load, or what is measured instead of one.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Bench {
+    #[command(subcommand)]
+    instead: Option<Instead>,
     #[command(flatten)]
     load: load::Load,
 }
 
+#[derive(Debug, Subcommand)]
+enum Instead {
+    /// Measure what this machine would let a server do: its disk, its transport, and a bare pipeline
+    #[cfg(feature = "server")]
+    Ceiling(ceiling::CeilingArgs),
+    /// One process of a bare pipeline
+    #[cfg(feature = "server")]
+    #[command(subcommand, hide = true)]
+    Part(ceiling::PartArgs),
+}
+
 impl Bench {
     pub(crate) async fn run(self, common: &Common) -> Result<(), Failure> {
-        Box::pin(self.load.run(common)).await
+        match self.instead {
+            None => Box::pin(self.load.run(common)).await,
+            #[cfg(feature = "server")]
+            Some(Instead::Ceiling(ceiling)) => Box::pin(ceiling.run(common)).await,
+            #[cfg(feature = "server")]
+            Some(Instead::Part(part)) => part.run().await,
+            #[cfg(not(feature = "server"))]
+            Some(never) => match never {},
+        }
     }
 }

@@ -253,8 +253,8 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Stops: hands its partitions to other brokers if there are any, takes nothing new, stores what was taken, writes the partitions' state down, lets them go and says goodbye. At most
-    /// about `grace`; says whether everything was done in time.
+    /// Stops: hands its partitions to other brokers if there are any, takes nothing new, stores what was taken, writes the
+    /// partitions' state down, lets them go and says goodbye. At most about `grace`; says whether everything was done in time.
     pub async fn drain(&self, grace: Duration) -> bool {
         let context = self.context();
         let until = context.clock.mono().after(grace);

@@ -228,10 +228,16 @@ impl Opener {
                 Some(task)
             }
             Err(error) => {
-                if !matches!(error, OpenError::Owned(_)) {
-                    self.context.metrics.failed_takeovers.inc();
+                match error {
+                    // It was asked for where it is not, as happens while it moves.
+                    OpenError::Owned(_) | OpenError::Stopping => {
+                        tracing::debug!(partition = %name, error = chain(&error), "a partition is not taken over");
+                    }
+                    _ => {
+                        self.context.metrics.failed_takeovers.inc();
+                        tracing::warn!(partition = %name, error = chain(&error), "a partition could not be taken over");
+                    }
                 }
-                tracing::warn!(partition = %name, error = chain(&error), "a partition could not be taken over");
                 self.partitions.places.lock().remove(&id);
                 done.send_replace(Some(Err(error.to_fault(name))));
                 None

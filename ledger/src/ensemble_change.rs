@@ -77,6 +77,11 @@ impl EnsembleChange {
             .collect()
     }
 
+    /// How many know the ledger.
+    pub(crate) fn joined(&self) -> usize {
+        self.seats.iter().filter(|seat| seat.opening.is_none()).count()
+    }
+
     /// Whether nobody is waited for.
     pub(crate) fn is_settled(&self) -> bool {
         self.seats.iter().all(|seat| seat.opening.is_none())

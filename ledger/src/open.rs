@@ -131,13 +131,14 @@ impl Creation {
         self.seats.seat(now, place, bookie, call, self.config.open_timeout);
     }
 
-    /// One that is late makes room for a spare, or is left out. Where there is no spare and the ledger can't do without it, it is
-    /// waited for: a slow disk is better than none.
+    /// One that is late makes room for a spare, or is left out. Where there is no spare and too few have answered for a ledger, it
+    /// is waited for, a while at a time: a slow disk is better than none.
     fn late(&mut self, now: Mono, late: Rejected) {
-        let needed = self.seats.candidates().count() < self.spec.wanted.ack();
+        let needed = self.seats.joined() < self.spec.wanted.ack();
         match late.call {
             Some(call) if needed && now < self.give_up_at && self.spare(&late).is_none() => {
-                self.seats.seat(now, late.place, late.candidate, call, self.give_up_at.since(now));
+                let patience = (self.config.open_timeout / 4).min(self.give_up_at.since(now));
+                self.seats.seat(now, late.place, late.candidate, call, patience);
             }
             _ => self.reject(now, late),
         }

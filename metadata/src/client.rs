@@ -17,6 +17,8 @@ use crate::store::{At, Compare, Condition, KeyValue, Page, Range, Store, Txn, Tx
 
 /// How long a call that changed nothing so far is tried again before it fails.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How many records the first page of a whole listing asks for.
+const FIRST_PAGE: usize = 64;
 /// The pause between two tries.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(500));
 
@@ -220,13 +222,15 @@ impl Metadata {
         self.patiently(|| self.store.range(&range)).await
     }
 
-    /// Reads all of a prefix, page by page, with the revision of the first page.
+    /// Reads all of a prefix, page by page, with the revision of the first page. Most are short, so pages begin small.
     pub(crate) async fn all(&self, prefix: Key<'_>) -> Result<At<Vec<KeyValue>>, ReadError> {
         let mut first = None;
         let mut records: Vec<KeyValue> = Vec::new();
+        let mut limit = FIRST_PAGE;
         loop {
             let after = records.last().map(|record| record.key.clone());
-            let page = self.page(prefix, after, crate::store::PAGE_RECORDS_MAX).await?;
+            let page = self.page(prefix, after, limit).await?;
+            limit = crate::store::PAGE_RECORDS_MAX;
             let revision = *first.get_or_insert(page.revision);
             records.extend(page.value.records);
             if !page.value.more {

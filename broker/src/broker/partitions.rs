@@ -34,6 +34,8 @@ use crate::topic::{PartitionHandle, SubscriptionSpec};
 
 /// How long a caller waits for a partition to be opened, or let go.
 const OPEN_PATIENCE: Duration = Duration::from_secs(20);
+/// How many subscriptions are read at a time.
+const SPECS_PAGE: usize = 64;
 /// How often a former owner's session is looked for.
 const FORMER_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -360,7 +362,7 @@ pub(crate) async fn specs_of(context: &Context, partition: PartitionId) -> Resul
     let mut specs = Vec::new();
     let mut after = None;
     loop {
-        let page = context.metadata.subscriptions().list(partition.topic, after.as_ref(), 1000).await?;
+        let page = context.metadata.subscriptions().list(partition.topic, after.as_ref(), SPECS_PAGE).await?;
         specs.extend(page.records.into_iter().map(|(name, found)| SubscriptionSpec {
             name,
             id: found.create_revision,

@@ -65,6 +65,7 @@ pub(super) async fn keep(context: Arc<Context>, mut new: NewBroker, mut view: Vi
         context.lease.end();
         let mut backoff = context.backoff();
         loop {
+            new.draining |= context.is_leaving();
             // The record of the session that is gone went with it, or is the process's own.
             match register(&context, &new, IfRegistered::Refuse).await {
                 Ok(session) => {

@@ -180,11 +180,20 @@ impl<S: Stream<Item = Result<Ask<v1::SubscribeRequest>, Status>> + Unpin + Send>
                 Wake::Request(None) => work.half_closed = true,
                 Wake::Request(Some(Err(_))) => return End::Gone,
                 Wake::Request(Some(Ok(request))) => {
-                    if matches!(request, Ask::TakeBack(_)) {
+                    let takes_back = matches!(request, Ask::TakeBack(_));
+                    if takes_back {
                         room_for_decoding = None;
+                        // Nothing that comes behind may be faster: what was posted since goes back as well, before more is.
+                        self.membership.mailbox.suspend(true);
+                        if let Err(fault) = self.take_events(work, &mut reads) {
+                            return End::Fault(fault);
+                        }
                     }
                     if let Err(fault) = self.request(work, request) {
                         return End::Fault(fault);
+                    }
+                    if takes_back && !work.stalled {
+                        self.membership.mailbox.suspend(false);
                     }
                 }
                 Wake::Decode(held) => {
@@ -275,7 +284,6 @@ impl<S: Stream<Item = Result<Ask<v1::SubscribeRequest>, Status>> + Unpin + Send>
                     let partition = self.partition("take_back.partition", partition.get())?;
                     work.inputs.push_back((partition, self.membership.unsent(spans)));
                 }
-                // Nothing that comes behind may be faster.
                 self.give_back(work);
                 self.reclaim(work);
                 return Ok(());

@@ -90,8 +90,11 @@ pub(super) enum Way<R> {
 /// A lane, its requests `B` going to routes `R`.
 #[derive(Debug)]
 pub(super) struct Lane<B, R> {
-    sent: VecDeque<Item<B>>,
-    returned: VecDeque<Item<B>>,
+    /// In the order in which they were sent, each with its number in it.
+    sent: VecDeque<(u64, Item<B>)>,
+    /// In the same order.
+    returned: VecDeque<(u64, Item<B>)>,
+    next_number: u64,
     waiting: VecDeque<Item<B>>,
     /// Of what waits.
     waiting_bytes: usize,
@@ -105,8 +108,16 @@ pub(super) struct Lane<B, R> {
 impl<B: Weighs, R> Lane<B, R> {
     /// An empty one. `repeats`: the producer has a name.
     pub(super) fn new(repeats: bool) -> Self {
-        let (sent, returned, waiting) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        Self { sent, returned, waiting, waiting_bytes: 0, way: Way::Unknown, failing_since: None, repeats }
+        Self {
+            sent: VecDeque::new(),
+            returned: VecDeque::new(),
+            next_number: 0,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            way: Way::Unknown,
+            failing_since: None,
+            repeats,
+        }
     }
 
     /// The client asks for more.
@@ -160,8 +171,9 @@ impl<B: Weighs, R> Lane<B, R> {
         self.whither()?;
         let item = self.waiting.pop_front()?;
         self.waiting_bytes -= item.bytes();
-        self.sent.push_back(item);
-        self.sent.back_mut()
+        self.sent.push_back((self.next_number, item));
+        self.next_number += 1;
+        self.sent.back_mut().map(|(_, item)| item)
     }
 
     /// Whoever it goes to takes nothing more, and still answers what went before: then the next one is looked for.
@@ -177,7 +189,7 @@ impl<B: Weighs, R> Lane<B, R> {
     /// Once everything was answered, what came back goes before what waits.
     fn reopen(&mut self) {
         if matches!(self.way, Way::Closing(_)) && self.sent.is_empty() {
-            while let Some(item) = self.returned.pop_back() {
+            while let Some((_, item)) = self.returned.pop_back() {
                 self.waiting_bytes += item.bytes();
                 self.waiting.push_front(item);
             }
@@ -185,12 +197,14 @@ impl<B: Weighs, R> Lane<B, R> {
         }
     }
 
-    /// An answer came from where the lane goes.
+    /// An answer came from where the lane goes. A claim is durable otherwise than a batch is, so that answers may overtake.
     pub(super) fn answered(&mut self, answer: Answered, outcome: Outcome, now: Mono) -> Verdict {
-        let Some(item) = self.sent.pop_front_if(|item| item.is(answer)) else { return Verdict::Ignore };
+        let at = self.sent.iter().position(|(_, item)| item.is(answer));
+        let Some((number, item)) = at.and_then(|at| self.sent.remove(at)) else { return Verdict::Ignore };
         let keeps = outcome == Outcome::Moved || (outcome == Outcome::Unknown && self.repeats);
         if keeps {
-            self.returned.push_back(item);
+            let place = self.returned.partition_point(|(before, _)| *before < number);
+            self.returned.insert(place, (number, item));
             self.close(now);
             return Verdict::Keep;
         }
@@ -207,9 +221,10 @@ impl<B: Weighs, R> Lane<B, R> {
         let sent = std::mem::take(&mut self.sent);
         let told = if self.repeats || !took {
             self.returned.extend(sent);
+            self.returned.make_contiguous().sort_unstable_by_key(|(number, _)| *number);
             VecDeque::new()
         } else {
-            sent
+            sent.into_iter().map(|(_, item)| item).collect()
         };
         self.close(now);
         told
@@ -277,6 +292,24 @@ mod tests {
             assert_eq!(lane.answered(Answered::Batch(3), Outcome::Moved, NOW), Verdict::Keep);
             assert_eq!(go(&mut lane, 2), [1, 2, 3, 4]);
         }
+    }
+
+    #[test]
+    fn an_answer_may_overtake_a_claims_and_the_order_stays() {
+        let mut lane = lane(true, 1);
+        lane.push(Item::Claim(None));
+        lane.push(Item::Batch(1, ()));
+        lane.push(Item::Batch(2, ()));
+        assert_eq!(go(&mut lane, 1), [0, 99, 1, 2]);
+        assert_eq!(lane.answered(Answered::Batch(1), Outcome::Final, NOW), Verdict::Tell);
+        assert_eq!(lane.answered(Answered::Batch(2), Outcome::Moved, NOW), Verdict::Keep);
+        assert_eq!(lane.answered(Answered::Claim, Outcome::Moved, NOW), Verdict::Keep);
+        assert!(lane.lost(true, NOW).is_empty());
+        assert_eq!(go(&mut lane, 2), [0, 99, 2]);
+        for answer in [Answered::Batch(0), Answered::Batch(2), Answered::Claim] {
+            assert_eq!(lane.answered(answer, Outcome::Final, NOW), Verdict::Tell);
+        }
+        assert_eq!(lane.len(), 0);
     }
 
     #[test]

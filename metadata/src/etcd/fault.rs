@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Compacted,
     /// It is past the limits that this server was given; nothing was done.
     TooMuch,
+    /// It has no room. A transaction that was answered so may have been applied: the one that crosses the line is.
+    Full,
     /// The answer is longer than we take.
     AnswerTooLarge,
     /// The member knows less than was answered before: it is another etcd, or was emptied or restored.
@@ -34,7 +36,7 @@ impl Kind {
     /// Whether nothing of the call was or will be applied, for certain.
     pub(crate) const fn is_certain(self) -> bool {
         match self {
-            Self::Open | Self::OtherHistory => false,
+            Self::Open | Self::Full | Self::OtherHistory => false,
             Self::NotApplied
             | Self::Denied
             | Self::NoLease
@@ -48,7 +50,7 @@ impl Kind {
     /// Whether another member may answer otherwise.
     pub(crate) const fn is_of_the_member(self) -> bool {
         match self {
-            Self::NotApplied | Self::Denied | Self::Open | Self::OtherHistory => true,
+            Self::NotApplied | Self::Denied | Self::Open | Self::Full | Self::OtherHistory => true,
             Self::NoLease | Self::LeaseExists | Self::Compacted | Self::TooMuch | Self::AnswerTooLarge => false,
         }
     }
@@ -99,7 +101,7 @@ fn kind(status: &Status) -> Kind {
         Code::OutOfRange if message.contains("future revision") => Kind::NotApplied,
         Code::ResourceExhausted if message.contains("received message larger than max") => Kind::TooMuch,
         Code::ResourceExhausted if message == "etcdserver: too many requests" => Kind::NotApplied,
-        // `database space exceeded` is open: the transaction that crosses the line is applied *and* answered so.
+        Code::ResourceExhausted if message == "etcdserver: mvcc: database space exceeded" => Kind::Full,
         Code::Unavailable if message == "etcdserver: no leader" => Kind::NotApplied,
         _ => Kind::Open,
     }
@@ -142,7 +144,7 @@ mod tests {
             (Code::Unavailable, "etcdserver: request timed out, possibly due to previous leader failure", Kind::Open),
             (Code::Unavailable, "etcdserver: leader changed", Kind::Open),
             (Code::Unavailable, "etcdserver: no leader", Kind::NotApplied),
-            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", Kind::Open),
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", Kind::Full),
             (Code::ResourceExhausted, "etcdserver: too many requests", Kind::NotApplied),
             (Code::ResourceExhausted, "grpc: received message larger than max (9 vs. 8)", Kind::TooMuch),
             (Code::InvalidArgument, "etcdserver: request is too large", Kind::TooMuch),

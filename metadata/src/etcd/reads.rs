@@ -10,7 +10,7 @@ use std::sync::Arc;
 use alluvium_runtime::tasks::{OnFailure, Tasks};
 use alluvium_types::ids::Revision;
 use etcd_client::{GetOptions, GetResponse, Txn, TxnOp, TxnOpResponse, TxnResponse};
-use futures::stream::{FuturesUnordered, StreamExt};
+use futures::stream::{self, FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 
 use super::fault::{Fault, Kind};
@@ -20,6 +20,10 @@ use crate::store::{KeyValue, TXN_OPS_MAX};
 
 /// Rounds on their way at a time.
 const ROUNDS_MAX: usize = 4;
+/// Records that the questions of a round ask for, about: what is long holds up what is short.
+const RECORDS_MAX: usize = 4096;
+/// Questions of a round that are asked at a time when they can't be asked together.
+const ALONE_AT_ONCE: usize = 16;
 /// Questions that wait for a round; who comes behind them waits to ask.
 const WAITING_MAX: usize = 4096;
 
@@ -84,6 +88,8 @@ impl Reads {
 #[derive(Debug, Default)]
 struct Round {
     questions: Vec<Question>,
+    /// What they ask for at most.
+    records: usize,
     /// Who asked what, by its place.
     askers: Vec<(usize, Told)>,
     places: HashMap<Question, usize>,
@@ -91,8 +97,9 @@ struct Round {
 
 impl Round {
     fn add(&mut self, question: Question, told: Told) {
-        let Self { questions, askers, places } = self;
+        let Self { questions, records, askers, places } = self;
         let place = *places.entry(question).or_insert_with_key(|question| {
+            *records += question.records();
             questions.push(question.clone());
             questions.len() - 1
         });
@@ -100,7 +107,7 @@ impl Round {
     }
 
     fn is_full(&self) -> bool {
-        self.questions.len() == TXN_OPS_MAX
+        self.questions.len() == TXN_OPS_MAX || self.records >= RECORDS_MAX
     }
 
     fn tell(self, answers: &[Result<Found, Fault>]) {
@@ -141,13 +148,10 @@ impl Desk {
             [question] => vec![self.one(question).await],
             questions => match self.together(questions).await {
                 Ok(found) => found.into_iter().map(Ok).collect(),
-                // They are too long together: each by itself.
-                Err(Fault { kind: Kind::AnswerTooLarge, .. }) => {
-                    let mut answers = Vec::with_capacity(questions.len());
-                    for question in questions {
-                        answers.push(self.one(question).await);
-                    }
-                    answers
+                // They are too long together; or etcd has no room, and some releases take what only reads for a write then (M7).
+                Err(Fault { kind: Kind::AnswerTooLarge | Kind::Full, .. }) => {
+                    let alone = stream::iter(questions.to_vec()).map(|question| async move { self.one(&question).await });
+                    alone.buffered(ALONE_AT_ONCE).collect().await
                 }
                 Err(fault) => vec![Err(fault); questions.len()],
             },
@@ -201,6 +205,14 @@ impl Desk {
 }
 
 impl Question {
+    /// How many records it asks for at most.
+    const fn records(&self) -> usize {
+        match self {
+            Self::Key(_) => 1,
+            Self::Page { limit, .. } => *limit,
+        }
+    }
+
     fn asked(&self) -> (Vec<u8>, Option<GetOptions>) {
         match self {
             Self::Key(key) => (key.clone(), None),
@@ -254,5 +266,12 @@ mod tests {
             round.add(key(&round.questions.len().to_string()), oneshot::channel().0);
         }
         assert_eq!(round.questions.len(), TXN_OPS_MAX);
+
+        let mut round = Round::default();
+        while !round.is_full() {
+            let start = round.questions.len().to_string().into_bytes();
+            round.add(Question::Page { start, end: Vec::new(), limit: 1000 }, oneshot::channel().0);
+        }
+        assert_eq!(round.questions.len(), 5);
     }
 }

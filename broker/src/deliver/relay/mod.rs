@@ -463,7 +463,7 @@ where
                     upstream.delivered.bytes += delivered.bytes;
                     self.allotment.delivered(key, upstream.delivered);
                     // What was sent before the stream heard that it takes back what it sent comes behind that, and goes back as well.
-                    let goes_back = upstream.peer().is_some() && (self.stalled || upstream.takes_back);
+                    let goes_back = upstream.takes_back || (self.stalled && upstream.peer().is_some());
                     self.pending.push_back((response, hold, key, used));
                     if goes_back {
                         self.take_back();
@@ -574,6 +574,10 @@ where
                 for begun in begun {
                     // Only the first opening is told.
                     let _ = self.join(begun);
+                }
+                if self.stalled {
+                    // What the last owners delivered has somebody who takes it back now.
+                    self.take_back();
                 }
                 Ok(())
             }

@@ -32,8 +32,7 @@ where
         for (response, hold, key, used) in std::mem::take(&mut self.pending) {
             let stands = self.upstreams.get(&key);
             // What is begun anew just now was told that the client has what the last owner delivered.
-            let goes_back = hold.is_forwarded()
-                && (self.stalled || stands.is_some_and(|upstream| upstream.takes_back))
+            let goes_back = (stands.is_some_and(|upstream| upstream.takes_back) || (self.stalled && hold.is_forwarded()))
                 && (stands.is_some() || self.beginning.is_empty());
             match if goes_back { self.traffic.take_back(&response) } else { None } {
                 Some((partition, spans, credit)) => {

@@ -236,6 +236,14 @@ async fn a_full_etcd_leaves_outcomes_open_until_there_is_room() {
     }
     assert_eq!(full, Some(StoreError::Unknown));
     assert!(world.store.get(&key("filler")).await.unwrap().value.is_some(), "it is still read");
+    // Many at once, too: they go together, which releases of etcd differ about.
+    let reads = (0..100).map(|n| {
+        let store = &world.store;
+        async move { store.get(&key(if n % 2 == 0 { "filler" } else { "nothing" })).await.map(|at| at.value.is_some()) }
+    });
+    for (n, found) in futures::future::join_all(reads).await.into_iter().enumerate() {
+        assert_eq!(found, Ok(n % 2 == 0), "read {n}");
+    }
     let cluster = world.metadata.clusters();
     let deciding = cluster.init(None);
     let making_room = async {

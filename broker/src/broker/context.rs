@@ -39,7 +39,6 @@ pub(crate) struct Context {
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
     pub(crate) default_policies: Policies,
-    pub(crate) lease: DispatchLease,
     /// Large requests that are being received, before their messages are counted as on their way in.
     pub(crate) intake_budget: ByteBudget,
     /// Messages that other brokers hand on, on their way in.
@@ -91,24 +90,32 @@ impl Context {
 
 /// The broker's session in metadata, as it was when something was claimed under it.
 #[derive(Clone, Debug)]
-pub(crate) struct Session(Arc<Registration>);
+pub(crate) struct Session {
+    registration: Arc<Registration>,
+    lease: DispatchLease,
+}
 
 impl Session {
-    pub(crate) fn new(registration: Registration) -> Self {
-        Self(Arc::new(registration))
+    pub(crate) fn new(registration: Registration, clock: Clock) -> Self {
+        Self { registration: Arc::new(registration), lease: DispatchLease::new(clock) }
     }
 
     /// What decisions compare.
     pub(crate) fn decider(&self) -> &Decider {
-        &self.0.decider
+        &self.registration.decider
+    }
+
+    /// Until when what was claimed under it may be dispatched: the next session's time is not its own (M4).
+    pub(crate) const fn lease(&self) -> &DispatchLease {
+        &self.lease
     }
 
     /// Resolves once metadata has said that the session is gone. Cancel safe.
     pub(crate) async fn gone(&self) {
-        self.0.session.gone().await;
+        self.registration.session.gone().await;
     }
 
     pub(crate) fn registration(&self) -> &Registration {
-        &self.0
+        &self.registration
     }
 }

@@ -52,7 +52,6 @@ use crate::mutation::Mutations;
 use crate::topic::PartitionHandle;
 use crate::topic::cache::Tails;
 use crate::topic::command::Command;
-use crate::topic::lease::DispatchLease;
 
 /// How long a topic's record is believed without looking again. What is decided by it compares it.
 const TOPIC_BELIEVED: Duration = Duration::from_secs(5);
@@ -177,7 +176,6 @@ impl Broker {
         let Surroundings { clock, entropy, limits, metrics, reach, tasks, .. } = surroundings;
         let context = Arc::new(Context {
             default_policies: config.default_policies(),
-            lease: DispatchLease::new(clock.clone()),
             intake_budget: ByteBudget::new(config.publish_bytes_max / INTAKE_SHARE),
             publish_budget: ByteBudget::new(config.publish_bytes_max),
             forwarded_budget: ByteBudget::new(config.publish_bytes_max / FORWARDED_SHARE),

@@ -273,7 +273,7 @@ impl Opener {
         let (found, in_force) = join(taking_over, in_force).await;
         let (found, (in_force, subscriptions)) = (found?, in_force?);
         let (policy, replication) = in_force.ok_or(OpenError::NoTopic)?;
-        let lease = self.lease(&claim);
+        let lease = self.lease(&claim, &session);
         let request = OpenRequest {
             name: name.clone(),
             topic_id: id.topic,
@@ -299,13 +299,13 @@ impl Opener {
     }
 
     /// Dispatching waits until the sessions of all former owners are gone for certain (M4).
-    fn lease(&self, claim: &Claim) -> DispatchLease {
+    fn lease(&self, claim: &Claim, session: &Session) -> DispatchLease {
         let context = Arc::clone(&self.context);
         let mut former = claim.former().to_vec();
         if former.is_empty() || context.mutations.has(Mutation::OrderedDispatchBeforeFormerIsGone) {
-            return context.lease.clone();
+            return session.lease().clone();
         }
-        let lease = context.lease.after_former();
+        let lease = session.lease().after_former();
         let waiting = lease.clone();
         let _home = self.context.home.enter();
         self.context.partition_tasks.spawn("former-owners", OnFailure::Log, async move {

@@ -25,7 +25,7 @@ pub(super) async fn register(context: &Context, new: &NewBroker, if_registered: 
     let ttl = Duration::from_millis(context.config.session_ttl_ms);
     let registration = context.metadata.brokers().register(&context.name, new, ttl, if_registered).await?;
     tracing::info!(broker = %context.name, session = %registration.session.id(), "registered");
-    Ok(Session::new(registration))
+    Ok(Session::new(registration, context.clock.clone()))
 }
 
 /// Lets partitions dispatch as long as the session is certain to live (M4), and registers anew whenever it is gone: as one that
@@ -41,7 +41,7 @@ pub(super) async fn keep(context: Arc<Context>, mut new: NewBroker, mut view: Vi
                 break;
             }
             let until = known.certain_until.as_duration().saturating_sub(margin);
-            context.lease.extend(alluvium_types::time::Mono::from_duration(until));
+            session.lease().extend(alluvium_types::time::Mono::from_duration(until));
             let own = view
                 .borrow_and_update()
                 .members
@@ -62,7 +62,7 @@ pub(super) async fn keep(context: Arc<Context>, mut new: NewBroker, mut view: Vi
                 return;
             }
         }
-        context.lease.end();
+        session.lease().end();
         let mut backoff = context.backoff();
         loop {
             new.draining |= context.is_leaving();

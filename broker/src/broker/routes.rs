@@ -20,6 +20,7 @@ use super::{Broker, TopicInfo, unreadable};
 use crate::forward::Peer;
 use crate::topic::PartitionHandle;
 use crate::topic::handle::{is_moved, moved};
+use crate::topic::lease::DispatchLease;
 
 /// How long somebody who serves a partition is looked for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -154,6 +155,11 @@ impl Broker {
     /// Whoever was asked for a partition is not its owner, or not any more.
     pub(crate) fn moved(&self, topic: TopicId, index: PartitionIndex) {
         self.0.remembered.forget(PartitionId { topic, index });
+    }
+
+    /// Until when this broker's present session lets it dispatch (M4).
+    pub(crate) fn lease(&self) -> DispatchLease {
+        self.0.opener.session.borrow().lease().clone()
     }
 
     /// This broker's present session.

@@ -91,13 +91,15 @@ pub(super) async fn pull(edge: &ConsumeEdge, request: v1::PullRequest) -> Result
             None => pulled(edge, part).await.map_err(|fault| to_status(&fault)),
             Some(peer) => {
                 edge.broker.context().metrics.forwarded_calls.inc();
+                // In this session or not at all.
+                let lease = edge.broker.lease();
                 let request = wire::ForwardPullRequest { request: Some(part) };
                 let answer = answered(peer, peer.calling().forward_pull(request)).await;
                 let answer = answer.map(|answer| answer.response.unwrap_or_default());
                 if answer.is_err() {
                     peer.failed();
                 }
-                answer.and_then(|answer| passed_on(answer, peer, &edge.broker.context().lease))
+                answer.and_then(|answer| passed_on(answer, peer, &lease))
             }
         };
         turn += 1;

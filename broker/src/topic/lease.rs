@@ -10,7 +10,7 @@ use alluvium_metadata::subscriptions::SubscriptionKind;
 use alluvium_runtime::clock::Clock;
 use alluvium_types::time::Mono;
 
-/// A shared bound on dispatching; never extended but by a confirmed keep-alive.
+/// A shared bound on dispatching, of one session; never extended but by a confirmed keep-alive of that.
 #[derive(Clone)]
 pub(crate) struct DispatchLease {
     clock: Clock,
@@ -51,7 +51,7 @@ impl DispatchLease {
         self.until.fetch_max(nanos, Ordering::AcqRel);
     }
 
-    /// The session is gone: nothing is dispatched until another one extends the bound.
+    /// The session is gone, for good: nothing that was claimed under it is dispatched any more.
     pub(crate) fn end(&self) {
         self.until.store(0, Ordering::Release);
     }

@@ -485,7 +485,7 @@ where
     fn hold(&self, key: Key, held: BytesHeld) -> Hold {
         let hold = Hold::forwarded(held);
         match (self.upstreams.get(&key).and_then(Upstream::peer), self.traffic.dispatches()) {
-            (Some(peer), Some(kind)) => hold.dispatched_by(peer, &self.edge.broker.context().lease, kind),
+            (Some(peer), Some(kind)) => hold.dispatched_by(peer, &self.edge.broker.lease(), kind),
             _ => hold,
         }
     }

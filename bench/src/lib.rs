@@ -3,7 +3,7 @@
 //! [`load`] puts a [`Workload`] on a running server through the public client, as any application would, verifies every message at
 //! the consumer, and gives an [`Outcome`] whose names are those of OpenMessaging's benchmark ([`result`](Outcome::to_json)). What can
 //! be wrong about it is plain code: [`schedule`], [`content`], [`verify`], [`latency`]. `ceiling` measures disk, transport and a bare
-//! pipeline beside it. This crate prints nothing.
+//! pipeline beside it, and `suite` tells the one by the other. This crate prints nothing.
 
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ pub mod latency;
 pub mod load;
 pub mod result;
 pub mod schedule;
+#[cfg(feature = "ceiling")]
+pub mod suite;
 pub mod verify;
 pub mod workload;
 

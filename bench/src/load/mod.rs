@@ -2,13 +2,14 @@
 //! verified and the topics are gone.
 //!
 //! Producers share one current-thread runtime, consumers another ([`publish`], [`consume`]); whoever called collects what they
-//! counted each second ([`meter`]). Read [`run`] first.
+//! counted each second ([`meter`]); [`threads`] joins them. Read [`run`] first.
 
 mod consume;
 mod figures;
 mod meter;
 mod publish;
 mod setting;
+mod threads;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,16 +20,14 @@ use alluvium_runtime::clock::Clock;
 use alluvium_runtime::entropy::Entropy;
 use alluvium_runtime::tasks::Tasks;
 use alluvium_types::time::Mono;
-use tokio::sync::oneshot;
 
-use self::consume::{Consumers, Groups};
+use self::consume::Groups;
 use self::figures::Side;
 use self::meter::Meter;
 pub use self::meter::{Second, Summary, Totals};
-use self::publish::{Published, Publishers};
 pub use self::setting::Setting;
+use self::threads::{Consuming, Publishing};
 use crate::error::Error;
-use crate::own_thread;
 use crate::result::Outcome;
 use crate::workload::Workload;
 
@@ -283,111 +282,5 @@ impl Gauge<'_> {
         let (published, consumed) = (self.plan.published.take(), self.plan.consumed.take());
         self.totals.errors(&published, &consumed);
         self.totals.latencies(&published, &consumed);
-    }
-}
-
-/// The thread of the producers.
-struct Publishing {
-    tasks: Tasks,
-    go: Option<oneshot::Sender<Mono>>,
-    ended: oneshot::Receiver<Result<Published, Error>>,
-    /// What it said when it ended.
-    result: Option<Result<Published, Error>>,
-}
-
-impl Publishing {
-    /// Starts it; all producers are connected when this returns.
-    async fn start(plan: &Arc<Plan>) -> Result<Self, Error> {
-        let (tasks, _failures) = Tasks::new();
-        let (go, gone) = oneshot::channel();
-        let (ready, is_ready) = oneshot::channel();
-        let (end, ended) = oneshot::channel();
-        let (plan, parts) = (Arc::clone(plan), tasks.clone());
-        own_thread(&tasks, "publish", async move {
-            let publishers = match Publishers::connect(&plan, &parts).await {
-                Ok(publishers) => publishers,
-                Err(error) => return drop(ready.send(Err(error))),
-            };
-            let _ = ready.send(Ok(()));
-            let Ok(begin) = gone.await else { return };
-            // Whoever waits for it may have failed meanwhile.
-            let _ = end.send(publishers.run(begin, &parts).await);
-        });
-        is_ready.await.map_err(|_| Error::Stopped("producers' thread"))??;
-        Ok(Self { tasks, go: Some(go), ended, result: None })
-    }
-
-    /// Begins to send; when that is.
-    fn go(&mut self, clock: &Clock) -> Mono {
-        let begin = clock.mono();
-        if let Some(go) = self.go.take() {
-            // A thread that is gone says so when it is asked for its result.
-            let _ = go.send(begin);
-        }
-        begin
-    }
-
-    fn has_ended(&mut self) -> bool {
-        if self.result.is_none() {
-            self.result = match self.ended.try_recv() {
-                Ok(result) => Some(result),
-                Err(oneshot::error::TryRecvError::Empty) => None,
-                Err(oneshot::error::TryRecvError::Closed) => Some(Err(Error::Stopped("producers' thread"))),
-            };
-        }
-        self.result.is_some()
-    }
-
-    /// Resolves once it has ended by itself.
-    async fn ended(&mut self) {
-        if !self.has_ended() {
-            self.result = Some((&mut self.ended).await.unwrap_or(Err(Error::Stopped("producers' thread"))));
-        }
-    }
-
-    /// Ends it, and waits for what is on its way.
-    async fn finish(mut self) -> Result<Published, Error> {
-        self.tasks.stop();
-        self.ended().await;
-        self.result.unwrap_or(Err(Error::Stopped("producers' thread")))
-    }
-}
-
-/// The thread of the consumers.
-struct Consuming {
-    tasks: Tasks,
-    ended: parking_lot::Mutex<oneshot::Receiver<()>>,
-}
-
-impl Consuming {
-    /// Starts it; all consumers are subscribed when this returns.
-    async fn start(plan: &Arc<Plan>) -> Result<Self, Error> {
-        let (tasks, _failures) = Tasks::new();
-        let (ready, is_ready) = oneshot::channel();
-        let (end, ended) = oneshot::channel();
-        let (plan, parts) = (Arc::clone(plan), tasks.clone());
-        own_thread(&tasks, "consume", async move {
-            match Consumers::subscribe(&plan).await {
-                Ok(consumers) => {
-                    let _ = ready.send(Ok(()));
-                    consumers.run(&parts).await;
-                }
-                Err(error) => drop(ready.send(Err(error))),
-            }
-            // Whoever waits for it may have failed meanwhile.
-            let _ = end.send(());
-        });
-        is_ready.await.map_err(|_| Error::Stopped("consumers' thread"))??;
-        Ok(Self { tasks, ended: parking_lot::Mutex::new(ended) })
-    }
-
-    fn has_ended(&self) -> bool {
-        !matches!(self.ended.lock().try_recv(), Err(oneshot::error::TryRecvError::Empty))
-    }
-
-    /// Ends it, once all acknowledgements are durable.
-    async fn finish(self) -> Result<(), Error> {
-        self.tasks.stop();
-        if self.tasks.join(2 * DRAIN_LIMIT).await { Ok(()) } else { Err(Error::Stopped("consumers' thread")) }
     }
 }

@@ -4,6 +4,8 @@
 #[cfg(feature = "server")]
 mod ceiling;
 mod load;
+#[cfg(feature = "server")]
+mod suite;
 
 use clap::{Args, Subcommand};
 
@@ -25,6 +27,9 @@ enum Instead {
     /// Measure what this machine would let a server do: its disk, its transport, and a bare pipeline
     #[cfg(feature = "server")]
     Ceiling(ceiling::CeilingArgs),
+    /// Measure a server and, beside each of its figures, the ceiling
+    #[cfg(feature = "server")]
+    Suite(suite::SuiteArgs),
     /// One process of a bare pipeline
     #[cfg(feature = "server")]
     #[command(subcommand, hide = true)]
@@ -37,6 +42,8 @@ impl Bench {
             None => Box::pin(self.load.run(common)).await,
             #[cfg(feature = "server")]
             Some(Instead::Ceiling(ceiling)) => Box::pin(ceiling.run(common)).await,
+            #[cfg(feature = "server")]
+            Some(Instead::Suite(suite)) => Box::pin(suite.run(common)).await,
             #[cfg(feature = "server")]
             Some(Instead::Part(part)) => part.run().await,
             #[cfg(not(feature = "server"))]

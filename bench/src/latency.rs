@@ -1,5 +1,7 @@
 //! Latencies, as histograms and as what is told of them.
 
+use std::fmt;
+
 use hdrhistogram::Histogram;
 
 /// The longest latency that is told apart, in microseconds: an hour.
@@ -17,8 +19,14 @@ pub const QUANTILES: [(f64, &str); 8] = [
 ];
 
 /// Latencies: three significant digits, from a microsecond to an hour, in fixed memory.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Latencies(Histogram<u64>);
+
+impl fmt::Debug for Latencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Latencies({} of {} to {} us)", self.count(), self.0.min(), self.0.max())
+    }
+}
 
 impl Default for Latencies {
     fn default() -> Self {

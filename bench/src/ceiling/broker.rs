@@ -28,7 +28,7 @@ struct Entry {
 
 /// What came.
 enum Event {
-    Piece(Option<io::Result<Bytes>>),
+    Piece(Option<Bytes>),
     Acked(usize, u64),
 }
 
@@ -47,7 +47,7 @@ pub(super) async fn run(mut incoming: Incoming, acks: mpsc::Sender<Bytes>, urls:
         let event = tokio::select! {
             biased;
             Some((number, messages)) = told.recv() => Event::Acked(number, messages),
-            piece = incoming.next(), if !ends => Event::Piece(piece),
+            piece = incoming.next_while_there(), if !ends => Event::Piece(piece),
         };
         match event {
             Event::Acked(number, messages) => {
@@ -59,8 +59,7 @@ pub(super) async fn run(mut incoming: Incoming, acks: mpsc::Sender<Bytes>, urls:
                 }
             }
             Event::Piece(None) => ends = true,
-            Event::Piece(Some(piece)) => {
-                let mut piece = piece?;
+            Event::Piece(Some(mut piece)) => {
                 while !piece.is_empty() {
                     if assembler.take(&mut piece).map_err(io::Error::other)? {
                         entry.add(&assembler);
@@ -113,8 +112,8 @@ async fn send(entry: &mut Entry, logs: &[mpsc::Sender<Bytes>]) -> io::Result<u64
 
 async fn listen(number: usize, mut answers: Incoming, tell: mpsc::Sender<(usize, u64)>) -> io::Result<()> {
     let mut acks = Acks::default();
-    while let Some(piece) = answers.next().await {
-        if let Some(messages) = acks.take(&mut piece?)
+    while let Some(mut piece) = answers.next_while_there().await {
+        if let Some(messages) = acks.take(&mut piece)
             && tell.send((number, messages)).await.is_err()
         {
             break;

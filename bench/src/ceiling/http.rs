@@ -46,6 +46,11 @@ impl Incoming {
             }
         }
     }
+
+    /// The next piece, for one end of a pipeline whose peer goes when it has what it wants: a broken connection is an end. Cancel safe.
+    pub(super) async fn next_while_there(&mut self) -> Option<Bytes> {
+        self.next().await.and_then(Result::ok)
+    }
 }
 
 /// What is done with each stream: what comes, and where acknowledgements go.

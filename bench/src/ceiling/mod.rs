@@ -98,6 +98,20 @@ impl Kind {
         }
     }
 
+    /// What it is called on a command line.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Blobs => "blobs",
+            Self::Saturated => "saturated",
+            Self::SaturatedFresh => "fresh",
+            Self::Prompt => "prompt",
+            Self::Small => "small",
+            Self::OneInFlight => "one",
+            Self::OpenLoop => "rate",
+            Self::Quorum => "quorum",
+        }
+    }
+
     fn load(self, bytes: u64) -> Load {
         let load = Load {
             message_size: 1 << 10,
@@ -183,7 +197,10 @@ impl Ceiling<'_> {
             let _ = tell.send(client::run(&url, load).await);
         });
         let measured = told.await.map_err(|_| io::Error::other("the bare client's thread is gone"))??;
-        drop(processes);
+        // Who sends goes before who is sent to.
+        while let Some(process) = processes.pop() {
+            drop(process);
+        }
         Ok(PipelineRow { kind, measured })
     }
 
@@ -209,23 +226,24 @@ impl Ceiling<'_> {
         self.read(files::mode_of(&self.dir)?).await
     }
 
-    /// Measures everything; `seen` is told of each figure as it comes.
-    pub async fn all(&self, seen: &mut (dyn FnMut(&str) + Send)) -> io::Result<Report> {
+    /// Measures these pipelines, and the disk alone unless it is left out; `seen` is told of each figure as it comes.
+    pub async fn measure(&self, kinds: &[Kind], with_disk: bool, seen: &mut (dyn FnMut(&str) + Send)) -> io::Result<Report> {
         let clock = Clock::system();
         let before = CpuTimes::now()?;
         clock.sleep(Duration::from_millis(500)).await;
         let busy_before = CpuTimes::now()?.busy_since(before);
-        seen("making files");
-        self.prepare().await?;
+        if with_disk || kinds.iter().any(|kind| *kind != Kind::Blobs) {
+            seen("making files");
+            self.prepare().await?;
+        }
         let mode = files::mode_of(&self.dir)?;
         let mut report =
             Report { machine: Machine::here(), busy_before, mode, bytes: self.bytes, disk: Vec::new(), pipelines: Vec::new() };
-        for kind in Kind::ALL {
-            // What the disk gives is asked right beside what is measured against it.
-            if kind == Kind::Saturated {
-                self.disk_rows(&mut report, seen).await?;
-            }
-            let row = self.pipeline(kind).await?;
+        if with_disk {
+            self.disk_rows(&mut report, seen).await?;
+        }
+        for kind in kinds {
+            let row = self.pipeline(*kind).await?;
             seen(&row.text());
             report.pipelines.push(row);
         }

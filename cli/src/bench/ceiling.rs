@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
-use alluvium_bench::ceiling::{Blocks, Ceiling, Part, Report, SOUND_SHARE, Starter, serve};
+use alluvium_bench::ceiling::{Blocks, Ceiling, Kind, Part, Report, SOUND_SHARE, Starter, serve};
 use alluvium_runtime::tasks::Tasks;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use tokio::io::AsyncReadExt;
 
@@ -27,6 +28,9 @@ pub(super) struct CeilingArgs {
     /// Bytes of a run: fewer than 3 GiB flatter
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "3GiB")]
     bytes: u64,
+    /// These pipelines only, and not the disk alone
+    #[arg(long, value_name = "PIPELINE", value_delimiter = ',', value_parser = PossibleValuesParser::new(Kind::ALL.map(Kind::word)))]
+    only: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -115,8 +119,12 @@ impl CeilingArgs {
         }
         let (starter, (tasks, _failures)) = (Itself::new()?, Tasks::new());
         let ceiling = Ceiling { dir: self.dir.clone(), bytes: self.bytes, starter: &starter, tasks: &tasks };
+        let is_asked = |kind: &Kind| self.only.is_empty() || self.only.iter().any(|word| word == kind.word());
+        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(is_asked).collect();
         let mut tell = |line: &str| say(line);
-        let measured = interrupt::finish("the ceilings were measured", Box::pin(ceiling.all(&mut tell))).await;
+        let measured =
+            interrupt::finish("the ceilings were measured", Box::pin(ceiling.measure(&kinds, self.only.is_empty(), &mut tell)))
+                .await;
         let cleaned = ceiling.clean();
         let report = measured?.map_err(failed)?;
         cleaned.map_err(failed)?;

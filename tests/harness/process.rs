@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 /// How long a process may take to serve or to stop before a test gives up. What it *should* take is asserted nowhere: a busy
 /// machine is not a defect.
@@ -172,9 +172,12 @@ impl Process {
         self.wait_end()
     }
 
-    /// Stops the process where it stands, with SIGSTOP: its connections stay, and nobody answers.
+    /// Stops the process where it stands, with SIGSTOP: its connections stay, and nobody answers. Returns once all of it stands.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
+        let child = self.child.as_ref().expect("it runs");
+        let stopped = waitpid(Some(Pid::from_child(child)), WaitOptions::UNTRACED).expect("a child can be waited for");
+        assert!(stopped.is_some_and(|(_, status)| status.stopped()), "the process ended instead:\n{}", self.log());
     }
 
     /// Lets a paused process go on with SIGCONT.

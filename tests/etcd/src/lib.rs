@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tempfile::TempDir;
 
 /// How long etcd may take to serve before a test gives up.
@@ -124,9 +124,12 @@ impl Etcd {
         std::fs::remove_dir_all(self.data()).expect("removable");
     }
 
-    /// Stops its clock, and all else, with SIGSTOP.
+    /// Stops its clock, and all else, with SIGSTOP. Returns once all of it stands.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
+        let child = self.child.as_ref().expect("it runs");
+        let stopped = waitpid(Some(Pid::from_child(child)), WaitOptions::UNTRACED).expect("a child can be waited for");
+        assert!(stopped.is_some_and(|(_, status)| status.stopped()), "etcd ended instead");
     }
 
     /// Lets it go on with SIGCONT.

@@ -138,8 +138,9 @@ async fn measure(plan: Arc<Plan>, setting: Setting, stop: &Tasks, observer: &mut
     plan.groups.expect(&published.tallies);
     gauge.tail();
     if is_backlog && !stop.is_stopping() {
+        let begin = plan.clock.mono();
         let started = Consuming::start(&plan).await?;
-        gauge.read_backlog(&started, stop).await;
+        gauge.read_backlog(begin, &started, stop).await;
         consuming = Some(started);
     }
     let faults = match consuming {
@@ -216,20 +217,24 @@ impl Gauge<'_> {
         }
     }
 
-    /// Measures how fast all of it is read back.
-    async fn read_backlog(&mut self, consuming: &Consuming, stop: &Tasks) {
+    /// Measures how fast all of it is read back, from when consumers began to subscribe: a small one may be there at once.
+    async fn read_backlog(&mut self, begin: Mono, consuming: &Consuming, stop: &Tasks) {
         let plan = Arc::clone(&self.plan);
-        let begin = plan.clock.mono();
         let owed = self.totals.published * u64::from(plan.workload.readers());
         let mut meter = Meter::new(begin, plan.workload.readers().into(), owed);
         let mut last = begin;
-        while !plan.groups.are_complete() && !stop.is_stopping() && !consuming.has_ended() {
-            let until = plan.clock.mono().after(SECOND);
-            tokio::select! {
-                biased;
-                () = plan.groups.advanced() => {}
-                () = stop.stopping() => {}
-                () = plan.clock.sleep_until(until) => {}
+        let mut is_over = false;
+        while !is_over {
+            // What came before it was over is counted once more.
+            is_over = plan.groups.are_complete() || stop.is_stopping() || consuming.has_ended();
+            if !is_over {
+                let until = plan.clock.mono().after(SECOND);
+                tokio::select! {
+                    biased;
+                    () = plan.groups.advanced() => {}
+                    () = stop.stopping() => {}
+                    () = plan.clock.sleep_until(until) => {}
+                }
             }
             let before = self.totals.consumed;
             self.second(&mut meter, plan.clock.mono(), true);

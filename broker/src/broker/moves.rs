@@ -37,6 +37,7 @@ impl Broker {
             self.move_away().await;
             let changed = async {
                 tokio::select! {
+                    biased;
                     changed = placed.changed() => changed,
                     changed = brokers.changed() => changed,
                     () = context.clock.sleep(LOOK) => Ok(()),

@@ -10,6 +10,8 @@ use std::time::Duration;
 use alluvium_types::time::Timestamp;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::runtime::{Builder, RngSeed, Runtime};
+use tokio::task::unconstrained;
 
 use super::time::VirtualTime;
 use crate::clock::Clock;
@@ -33,9 +35,33 @@ struct Inner {
     room: Mutex<Room>,
 }
 
-/// The tasks that can go on.
+/// Who can go on.
 #[derive(Default)]
-struct Ready(Mutex<BTreeSet<TaskId>>);
+struct Ready(Mutex<Line>);
+
+#[derive(Default)]
+struct Line {
+    tasks: BTreeSet<TaskId>,
+    /// A hash of who was woken and who was picked, in order.
+    course: u64,
+}
+
+impl Line {
+    /// FNV-1a, a word at a time.
+    const fn note(&mut self, task: TaskId, picked: bool) {
+        self.course = (self.course ^ (task << 1 | picked as u64)).wrapping_mul(0x0000_0100_0000_01B3);
+    }
+
+    fn join(&mut self, task: TaskId) {
+        self.tasks.insert(task);
+        self.note(task, false);
+    }
+
+    fn leave(&mut self, task: TaskId) {
+        self.tasks.remove(&task);
+        self.note(task, true);
+    }
+}
 
 #[derive(Default)]
 struct Room {
@@ -72,7 +98,7 @@ impl Wake for TaskWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.ready.0.lock().insert(self.task);
+        self.ready.0.lock().join(self.task);
     }
 }
 
@@ -100,6 +126,11 @@ impl Simulation {
         self.0.room.lock().steps
     }
 
+    /// The order in which tasks were woken and had their turns, as a number: two runs that did the same have the same.
+    pub fn course(&self) -> u64 {
+        self.0.ready.0.lock().course
+    }
+
     /// What tasks said when they panicked.
     pub fn panics(&self) -> Vec<String> {
         self.0.room.lock().panics.clone()
@@ -115,29 +146,41 @@ impl Simulation {
     /// # Panics
     /// When `main` does, or when the system gives no runtime.
     pub fn run<F: Future>(&self, limit: Duration, main: F) -> Option<F::Output> {
-        // Nothing runs there: some code asks for the present runtime.
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers needs nothing");
-        let _entered = runtime.enter();
+        self.runtime().block_on(unconstrained(async {
+            let output = self.go_on(limit, main);
+            let processes = self.0.room.lock().processes.len();
+            (0..processes).for_each(|id| self.kill(id));
+            output
+        }))
+    }
+
+    /// Nothing runs there: it is for code that asks for the present runtime, and for tokio's own randomness, which is drawn from the
+    /// simulation's so.
+    fn runtime(&self) -> Runtime {
+        let seed = self.0.entropy.below(u64::MAX).to_be_bytes();
+        let built = Builder::new_current_thread().rng_seed(RngSeed::from_bytes(&seed)).build();
+        built.expect("a runtime without drivers needs nothing")
+    }
+
+    /// Runs whoever can go on, one at a time, until `main` is done.
+    fn go_on<F: Future>(&self, limit: Duration, main: F) -> Option<F::Output> {
         let until = self.0.time.now().after(limit);
         let mut main = pin!(main);
         let waker = self.waker(MAIN);
         waker.wake_by_ref();
-        let output = loop {
+        loop {
             match self.pick() {
                 Some(MAIN) => {
                     self.0.room.lock().steps += 1;
                     if let Poll::Ready(output) = main.as_mut().poll(&mut Context::from_waker(&waker)) {
-                        break Some(output);
+                        return Some(output);
                     }
                 }
                 Some(task) => self.turn(task),
                 None if self.0.time.next().is_some_and(|next| next <= until) => self.0.time.advance(),
-                None => break None,
+                None => return None,
             }
-        };
-        let processes = self.0.room.lock().processes.len();
-        (0..processes).for_each(|id| self.kill(id));
-        output
+        }
     }
 
     fn waker(&self, task: TaskId) -> Waker {
@@ -147,13 +190,13 @@ impl Simulation {
     /// One of those that can go on.
     fn pick(&self) -> Option<TaskId> {
         let mut ready = self.0.ready.0.lock();
-        let nth = match ready.len() {
+        let nth = match ready.tasks.len() {
             0 => return None,
             1 => 0,
             more => usize::try_from(self.0.entropy.below(more as u64)).unwrap_or_default(),
         };
-        let task = *ready.iter().nth(nth)?;
-        ready.remove(&task);
+        let task = *ready.tasks.iter().nth(nth)?;
+        ready.leave(task);
         Some(task)
     }
 
@@ -200,7 +243,7 @@ impl Simulation {
         room.last_task += 1;
         let task = room.last_task;
         room.tasks.insert(task, Task { process, waker: self.waker(task), future: Some(future) });
-        self.0.ready.0.lock().insert(task);
+        self.0.ready.0.lock().join(task);
     }
 
     fn kill(&self, process: ProcessId) {
@@ -246,7 +289,7 @@ impl Process {
     pub fn wake(&self) {
         let mut room = self.simulation.0.room.lock();
         if let State::Paused(held) = &mut room.processes[self.id] {
-            self.simulation.0.ready.0.lock().append(held);
+            self.simulation.0.ready.0.lock().tasks.append(held);
             room.processes[self.id] = State::Running;
         }
     }

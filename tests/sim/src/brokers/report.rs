@@ -39,7 +39,7 @@ pub fn figures(totals: &Totals) -> String {
     line("facts checked", totals.checks.to_string());
     line("simulated hours", format!("{:.1}", totals.simulated.as_secs_f64() / 3600.0));
     line("took", format!("{seconds:.1} s, {rate:.0} seeds/s"));
-    line("run twice / traces that differ", format!("{} / {}", totals.twice, totals.mismatches.len()));
+    line("run twice / that differ", format!("{} / {}", totals.twice, totals.mismatches.len()));
     line("violations", totals.violations.len().to_string());
     out
 }

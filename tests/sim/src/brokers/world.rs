@@ -69,6 +69,8 @@ pub struct Outcome {
     pub events: u64,
     /// Turns that tasks were given.
     pub steps: u64,
+    /// The order in which tasks went on, as a number.
+    pub course: u64,
     /// The trace as a number.
     pub hash: u64,
     /// The lines that were to be kept.
@@ -106,6 +108,7 @@ pub fn run(plan: &Plan, bug: Option<Bug>, detail: Detail) -> Outcome {
         violation: history.violation(),
         events,
         steps: simulation.steps(),
+        course: simulation.course(),
         hash,
         lines: history.lines(),
         confirmed,

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::StreamExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -154,7 +155,7 @@ pub fn serve(name: &'static str, tasks: &Tasks, listener: TcpListener, routes: R
     let mut lanes = Vec::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     for lane in 0..threads.max(1) {
-        let (tx, rx) = mpsc::channel::<io::Result<Counted>>(16);
+        let (tx, rx) = mpsc::channel::<(std::net::TcpStream, OwnedSemaphorePermit)>(16);
         lanes.push(tx);
         let (routes, stop) = (routes.clone(), tasks.clone());
         tasks.thread(&format!("{name}-{lane}"), OnFailure::ShutDown, move || {
@@ -164,9 +165,11 @@ pub fn serve(name: &'static str, tasks: &Tasks, listener: TcpListener, routes: R
                     let stop = stop.clone();
                     async move { stop.stopping().await }
                 };
+                // A socket joins the runtime that serves it: here, and not where it was accepted.
+                let connections = ReceiverStream::new(rx).map(|(socket, place)| Counted::of(socket, place));
                 server()
                     .add_routes(routes)
-                    .serve_with_incoming_shutdown(ReceiverStream::new(rx), stopping)
+                    .serve_with_incoming_shutdown(connections, stopping)
                     .await
                     .map_err(|e| e.to_string())
             })
@@ -190,12 +193,11 @@ pub fn serve(name: &'static str, tasks: &Tasks, listener: TcpListener, routes: R
                         continue;
                     };
                     is_full = false;
-                    // A socket joins the runtime that serves it, not the one that accepted it.
                     let Ok(socket) = socket.into_std() else { continue };
                     let lane = &lanes[next % lanes.len()];
                     next += 1;
                     let Ok(permit) = lane.reserve().await else { return Ok(()) };
-                    permit.send(Counted::of(socket, place));
+                    permit.send((socket, place));
                 }
                 Err(error) => {
                     tracing::warn!(%error, listener = name, "accept failed; pausing");

@@ -123,7 +123,7 @@ fn a_late_footer_never_lands_in_the_next_life_of_a_file() {
 #[test]
 fn the_pool_is_bounded() {
     let rig = Rig::new();
-    while rig.log.files.fill_pool().unwrap() {}
+    while rig.log.files.fill_pool(false).unwrap() {}
     assert_eq!(rig.log.files.pool_len(), rig.config.pool_files);
 }
 
@@ -155,9 +155,9 @@ fn c34_b8_a_failed_sync_stops_the_writer_for_ever_though_the_next_one_succeeds()
 fn c61_a_full_disk_shows_when_a_file_is_prepared_never_at_an_append() {
     let mut rig = Rig::new();
     rig.open_ledger(1);
-    while rig.log.files.fill_pool().unwrap() {}
+    while rig.log.files.fill_pool(false).unwrap() {}
     rig.disk.set_capacity(0);
-    assert!(matches!(rig.log.files.fill_pool(), Ok(false)));
+    assert!(matches!(rig.log.files.fill_pool(false), Ok(false)));
     // The pool is the reserve: it is used up first, and every append into it succeeds.
     let mut entry = 0;
     let full = loop {

@@ -8,6 +8,7 @@ use alluvium_bookie::service::Service;
 use alluvium_proto::convert::bookie::{self as convert, AddItem};
 use alluvium_proto::internal::v1 as wire;
 use alluvium_proto::internal::v1::bookie_service_client::BookieServiceClient;
+use alluvium_runtime::lanes::Lanes;
 use alluvium_runtime::net;
 use alluvium_types::bookie::{AdvanceLac, EntryAnswer, Missing, ReadRefusal, Refusal};
 use alluvium_types::ids::Incarnation;
@@ -31,7 +32,7 @@ async fn serve(house: &House) -> Served {
     let address = listener.local_addr().expect("bound");
     let (bookie, reaper) = (life.running.bookie.clone(), life.running.reaper.clone());
     let routes = Routes::new(Service::server(bookie, reaper, Limits::default()));
-    net::serve("bookie", &life.tasks, listener, routes, 1);
+    net::serve("bookie", &life.tasks, listener, routes, &Lanes::here());
     let endpoint = net::endpoint(Endpoint::from_shared(format!("http://{address}")).expect("valid"));
     let client = BookieServiceClient::new(endpoint.connect().await.expect("connected"));
     let us = life.running.bookie.identity().incarnation;

@@ -9,6 +9,7 @@ pub mod budget;
 pub mod clock;
 pub mod disk;
 pub mod entropy;
+pub mod lanes;
 pub mod machine;
 pub mod net;
 pub mod pem;

@@ -1,7 +1,6 @@
 //! Sockets and gRPC transport settings: measured once, kept in one place (`performance.md`).
 //!
-//! Frames of 48 KiB on both ends (64 KiB falls off a cliff), windows of 4 MiB, and data-plane connections on current-thread
-//! runtimes, one per core, to which accepted sockets are handed round.
+//! Frames of 48 KiB on both ends (64 KiB falls off a cliff), windows of 4 MiB, and accepted sockets handed round the lanes.
 
 #![expect(clippy::disallowed_methods, reason = "this is where sockets and their runtimes begin")]
 
@@ -22,6 +21,7 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 use tonic::transport::{Endpoint, Server};
 
 use crate::clock::Clock;
+use crate::lanes::Lanes;
 use crate::tasks::{OnFailure, Tasks};
 
 /// The largest HTTP/2 frame either end sends.
@@ -149,30 +149,21 @@ impl Connected for Counted {
 
 /// Serves `routes` on `listener` until the tasks are stopped; then open calls have until `tasks.join` gives up.
 ///
-/// Connections are handed round `threads` current-thread runtimes. Past [`CONNECTIONS_MAX`] a new one is closed at once. An accept
-/// that fails for want of descriptors is retried with a pause (C56).
-pub fn serve(name: &'static str, tasks: &Tasks, listener: TcpListener, routes: Routes, threads: usize) {
-    let mut lanes = Vec::new();
+/// Connections are handed round the lanes. Past [`CONNECTIONS_MAX`] a new one is closed at once. An accept that fails for want of
+/// descriptors is retried with a pause (C56).
+pub fn serve(name: &'static str, tasks: &Tasks, listener: TcpListener, routes: Routes, lanes: &Lanes) {
+    let mut ways = Vec::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    for lane in 0..threads.max(1) {
+    for lane in lanes.runtimes() {
         let (tx, rx) = mpsc::channel::<(std::net::TcpStream, OwnedSemaphorePermit)>(16);
-        lanes.push(tx);
+        ways.push(tx);
         let (routes, stop) = (routes.clone(), tasks.clone());
-        tasks.thread(&format!("{name}-{lane}"), OnFailure::ShutDown, move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-            runtime.block_on(async {
-                let stopping = {
-                    let stop = stop.clone();
-                    async move { stop.stopping().await }
-                };
-                // A socket joins the runtime that serves it: here, and not where it was accepted.
-                let connections = ReceiverStream::new(rx).map(|(socket, place)| Counted::of(socket, place));
-                server()
-                    .add_routes(routes)
-                    .serve_with_incoming_shutdown(connections, stopping)
-                    .await
-                    .map_err(|e| e.to_string())
-            })
+        // A socket joins the runtime that serves it: here, and not where it was accepted.
+        let connections = ReceiverStream::new(rx).map(|(socket, place)| Counted::of(socket, place));
+        let _lane = lane.enter();
+        tasks.spawn(name, OnFailure::ShutDown, async move {
+            let stopping = async { stop.stopping().await };
+            server().add_routes(routes).serve_with_incoming_shutdown(connections, stopping).await
         });
     }
     let stop = tasks.clone();
@@ -194,9 +185,9 @@ pub fn serve(name: &'static str, tasks: &Tasks, listener: TcpListener, routes: R
                     };
                     is_full = false;
                     let Ok(socket) = socket.into_std() else { continue };
-                    let lane = &lanes[next % lanes.len()];
+                    let way = &ways[next % ways.len()];
                     next += 1;
-                    let Ok(permit) = lane.reserve().await else { return Ok(()) };
+                    let Ok(permit) = way.reserve().await else { return Ok(()) };
                     permit.send((socket, place));
                 }
                 Err(error) => {

@@ -137,7 +137,7 @@ impl Role for Config {
     }
 
     async fn run(self) -> anyhow::Result<()> {
-        let (process, ending) = Process::begin(&self.log, self.limits())?;
+        let (process, ending) = Process::begin(&self.log, self.limits(), self.bookie.serve_threads)?;
         let internal = ports::bind("internal", self.listen.internal).await?;
         let http = ports::bind("http", self.listen.http).await?;
         let parts = Parts { bookie: process.tasks.part(), store: process.tasks.part() };
@@ -185,7 +185,7 @@ async fn start(config: &Config, process: &Process, parts: &Parts, port: Port, re
     let (internal, health) = ports::internal().await;
     let service = Service::server(running.bookie, running.reaper, process.limits);
     let routes = ports::explaining(internal.add_service(service));
-    net::serve("internal", &parts.bookie, port.listener, routes, config.bookie.serve_threads);
+    net::serve("internal", &parts.bookie, port.listener, routes, &process.lanes);
     tracing::info!(bookie = config.name, cluster = config.cluster, internal = address, data = %config.data.display(), "serving");
     Ok(Up { health })
 }

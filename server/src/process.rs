@@ -6,6 +6,7 @@ use std::time::Duration;
 use alluvium_runtime::backoff::Backoff;
 use alluvium_runtime::clock::Clock;
 use alluvium_runtime::entropy::Entropy;
+use alluvium_runtime::lanes::Lanes;
 use alluvium_runtime::tasks::{Fatal, Tasks};
 use alluvium_runtime::telemetry::{self, LogConfig};
 use alluvium_types::limits::Limits;
@@ -30,6 +31,8 @@ pub(crate) struct Process {
     pub(crate) entropy: Entropy,
     pub(crate) limits: Limits,
     pub(crate) tasks: Tasks,
+    /// Where connections and partitions live.
+    pub(crate) lanes: Lanes,
     pub(crate) operators: Operators,
 }
 
@@ -47,13 +50,14 @@ pub(crate) trait Serving {
 }
 
 impl Process {
-    /// Begins, with logs.
-    pub(crate) fn begin(log: &LogConfig, limits: Limits) -> anyhow::Result<(Self, Ending)> {
+    /// Begins, with logs, and so many lanes.
+    pub(crate) fn begin(log: &LogConfig, limits: Limits, lanes: usize) -> anyhow::Result<(Self, Ending)> {
         telemetry::init(log);
         let (tasks, fatal) = Tasks::new();
         let ending = Ending { fatal, interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? };
         let (clock, entropy) = (Clock::system(), Entropy::from_os());
-        Ok((Self { clock, entropy, limits, tasks, operators: Operators::new() }, ending))
+        let lanes = Lanes::start(&tasks, "lane", lanes)?;
+        Ok((Self { clock, entropy, limits, tasks, lanes, operators: Operators::new() }, ending))
     }
 
     /// Lives: starts, serves until it is told to end or can't go on, drains within `grace`, and stops its parts in the order given,

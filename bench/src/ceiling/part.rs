@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use alluvium_runtime::lanes::Lanes;
 use alluvium_runtime::net;
 use alluvium_runtime::tasks::{OnFailure, Tasks};
 use bytes::Bytes;
@@ -81,7 +82,7 @@ pub async fn serve(part: Part, tasks: &Tasks) -> io::Result<SocketAddr> {
     };
     let listener = net::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let address = listener.local_addr()?;
-    net::serve("bare", tasks, listener, Routes::new(Bare::new(handler, ACKS)), 1);
+    net::serve("bare", tasks, listener, Routes::new(Bare::new(handler, ACKS)), &Lanes::start(tasks, "bare", 1)?);
     Ok(address)
 }
 

@@ -9,7 +9,7 @@ use crate::log::PrepareError;
 
 /// How often it looks.
 const TICK: Duration = Duration::from_millis(500);
-/// With more groups than this between two looks the log is busy: a file that is written ahead would take from its bandwidth.
+/// With more groups than this between two looks the log is busy: writing ahead would take from its bandwidth.
 const BUSY_GROUPS: u64 = 32;
 
 /// Works until the bookie ends.
@@ -29,7 +29,7 @@ pub(crate) fn run(shared: &Shared) -> Result<(), FilesFailed> {
         let is_busy = groups.saturating_sub(groups_before) > BUSY_GROUPS;
         groups_before = groups;
         // One file is kept whatever happens: fences and deletions live on it when the disk is full.
-        while (!is_busy || shared.files.pool_len() == 0) && has_room(shared) && fill(shared)? {}
+        while (!is_busy || shared.files.pool_len() == 0) && has_room(shared) && fill(shared, is_busy)? {}
     }
 }
 
@@ -42,9 +42,9 @@ fn has_room(shared: &Shared) -> bool {
 }
 
 /// Adds one file to the pool; says whether it did.
-fn fill(shared: &Shared) -> Result<bool, FilesFailed> {
+fn fill(shared: &Shared, is_busy: bool) -> Result<bool, FilesFailed> {
     shared.state.lock().is_filling = true;
-    let filled = shared.files.fill_pool();
+    let filled = shared.files.fill_pool(is_busy);
     shared.state.lock().is_filling = false;
     let failed = |what, dir, source| {
         shared.state.lock().store.writer_mut().fail();

@@ -293,12 +293,13 @@ impl Files {
         Ok(Free { path, key: None })
     }
 
-    /// Work for whoever is idle: adds one file to the pool if it is not full, written before. Returns whether it did.
-    pub fn fill_pool(&self) -> Result<bool, PrepareError> {
+    /// Adds one file to the pool if it is not full; returns whether it did. The file is written ahead, unless the log is busy: its own
+    /// writes would then have half of the disk, and into blocks never written they are slower by less than that.
+    pub fn fill_pool(&self, is_busy: bool) -> Result<bool, PrepareError> {
         if self.pool_len() >= self.config.pool_files {
             return Ok(false);
         }
-        let free = self.allocate(self.config.prewrite)?;
+        let free = self.allocate(self.config.prewrite && !is_busy)?;
         if let Err(source) = self.disk.sync_dir(&self.dir) {
             return Err(PrepareError::Io { path: free.path, source });
         }

@@ -346,7 +346,7 @@ impl Bench {
     }
 
     fn fill_pool(&mut self) -> Step {
-        if self.log.files.pool_len() > 0 { Ok(()) } else { self.log.files.fill_pool().map(drop).or_else(ignore_full) }
+        if self.log.files.pool_len() > 0 { Ok(()) } else { self.log.files.fill_pool(false).map(drop).or_else(ignore_full) }
     }
 
     /// Empties the sparsest file and lets it go, and whatever else is dead.

@@ -12,6 +12,7 @@ use alluvium_runtime::backoff::Backoff;
 use alluvium_runtime::budget::ByteBudget;
 use alluvium_runtime::clock::Clock;
 use alluvium_runtime::entropy::Entropy;
+use alluvium_runtime::lanes::Lanes;
 use alluvium_runtime::net::Reach;
 use alluvium_runtime::tasks::Tasks;
 use alluvium_types::limits::Limits;
@@ -57,8 +58,10 @@ pub(crate) struct Context {
     pub(crate) partition_tasks: Tasks,
     /// The broker's own; stopped last.
     pub(crate) own_tasks: Tasks,
-    /// Where owner tasks live: not on the connection's runtime that first asked for a partition.
-    pub(crate) home: tokio::runtime::Handle,
+    /// Where what nobody waits for is done.
+    pub(crate) background: tokio::runtime::Handle,
+    /// Where partitions live.
+    pub(crate) lanes: Lanes,
     pub(crate) storage_full: AtomicBool,
     pub(crate) leaving: AtomicBool,
     /// The bug that a test has planted, if any.

@@ -27,6 +27,7 @@ use alluvium_metadata::{Metadata, PartitionId, ReadError, UpdateError, Versioned
 use alluvium_runtime::budget::ByteBudget;
 use alluvium_runtime::clock::Clock;
 use alluvium_runtime::entropy::Entropy;
+use alluvium_runtime::lanes::Lanes;
 use alluvium_runtime::net::Reach;
 use alluvium_runtime::tasks::{OnFailure, Tasks};
 use alluvium_types::fault::{Fault, FaultKind};
@@ -113,8 +114,10 @@ pub struct Surroundings {
     pub metrics: Metrics,
     /// How it reaches other brokers.
     pub reach: Reach,
-    /// Where its tasks begin; the present runtime is the home of its partitions.
+    /// Its tasks; the present runtime has those of the background.
     pub tasks: Tasks,
+    /// Where its partitions and its connections to other brokers live.
+    pub lanes: Lanes,
 }
 
 /// Why a broker does not start.
@@ -173,7 +176,7 @@ impl Broker {
     /// The same with a bug in it.
     pub async fn start_with(surroundings: Surroundings, mutations: Mutations) -> Result<Self, StartError> {
         let Surroundings { config, name, address, internal_address, if_registered, metadata, ledgers, .. } = surroundings;
-        let Surroundings { clock, entropy, limits, metrics, reach, tasks, .. } = surroundings;
+        let Surroundings { clock, entropy, limits, metrics, reach, tasks, lanes, .. } = surroundings;
         let context = Arc::new(Context {
             default_policies: config.default_policies(),
             intake_budget: ByteBudget::new(config.publish_bytes_max / INTAKE_SHARE),
@@ -185,7 +188,8 @@ impl Broker {
             session_tasks: tasks.part(),
             partition_tasks: tasks.part(),
             own_tasks: tasks.part(),
-            home: tokio::runtime::Handle::current(),
+            background: tokio::runtime::Handle::current(),
+            lanes,
             storage_full: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             mutations,
@@ -210,7 +214,7 @@ impl Broker {
         let session = registration::register(&context, &new, if_registered).await.map_err(StartError::Register)?;
         let (session_tx, session) = watch::channel(session);
         let opener = Opener { context: Arc::clone(&context), partitions: Arc::new(Partitions::default()), session };
-        let peers = Peers::new(brokers, context.limits, reach, context.home.clone());
+        let peers = Peers::new(brokers, context.limits, reach, context.lanes.clone());
         let inner = Inner {
             context: Arc::clone(&context),
             opener,

@@ -183,8 +183,9 @@ impl Opener {
         let place = Place::Opening(opening);
         places.insert(id, place.clone());
         let (opener, topic, name) = (self.clone(), topic.clone(), name.clone());
-        // The task must outlive the connection that asked.
-        let _home = self.context.home.enter();
+        let seat = self.context.lanes.seat();
+        let lane = seat.runtime();
+        let _lane = lane.enter();
         self.context.partition_tasks.spawn(format!("partition-{name}"), OnFailure::Log, async move {
             let task = opener.open(id, &topic, &name, done).await;
             if let Some(task) = task {
@@ -193,6 +194,7 @@ impl Opener {
                 opener.context.metrics.partitions.dec();
             }
             opener.forget(id);
+            drop(seat);
             Ok::<(), std::convert::Infallible>(())
         });
         place
@@ -307,7 +309,7 @@ impl Opener {
         }
         let lease = session.lease().after_former();
         let waiting = lease.clone();
-        let _home = self.context.home.enter();
+        let _background = self.context.background.enter();
         self.context.partition_tasks.spawn("former-owners", OnFailure::Log, async move {
             while let Some(holder) = former.last() {
                 if let Ok(false) = context.metadata.ownership().is_live(holder).await {

@@ -324,6 +324,7 @@ mod tests {
     use alluvium_metadata::brokers::Broker;
     use alluvium_metadata::live::Live;
     use alluvium_runtime::clock::Clock;
+    use alluvium_runtime::lanes::Lanes;
     use alluvium_runtime::net::Reach;
     use alluvium_types::ids::Revision;
     use alluvium_types::limits::Limits;
@@ -354,7 +355,7 @@ mod tests {
             Live { revision: Revision::default(), members }
         };
         let (view, seen) = watch::channel(live(1));
-        let peers = Peers::new(seen, Limits::default(), Reach::Nobody, tokio::runtime::Handle::current());
+        let peers = Peers::new(seen, Limits::default(), Reach::Nobody, Lanes::here());
         let peer = peers.to(&name, &broker(1)).expect("its address makes sense");
         let message = v1::PulledMessage { partition: 0, message: None };
         let some = || v1::PullResponse { messages: vec![message.clone()], ..Default::default() };

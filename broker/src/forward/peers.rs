@@ -9,6 +9,7 @@ use std::time::Duration;
 use alluvium_metadata::brokers::Broker;
 use alluvium_metadata::live::Live;
 use alluvium_proto::internal::v1::forward_service_client::ForwardServiceClient;
+use alluvium_runtime::lanes::{Lanes, Seat};
 use alluvium_runtime::net::{self, Reach};
 use alluvium_types::ids::SessionId;
 use alluvium_types::limits::Limits;
@@ -44,6 +45,8 @@ struct Parts {
     failed: AtomicBool,
     reach: Reach,
     brokers: View,
+    /// Where its connections live.
+    _seat: Seat,
 }
 
 /// Some connections, used in turn.
@@ -144,13 +147,13 @@ pub(crate) struct Peers {
     limits: Limits,
     reach: Reach,
     known: Mutex<HashMap<SessionId, Peer>>,
-    home: tokio::runtime::Handle,
+    lanes: Lanes,
 }
 
 impl Peers {
-    /// Those of a view. Connections live on the runtime `home`.
-    pub(crate) fn new(brokers: View, limits: Limits, reach: Reach, home: tokio::runtime::Handle) -> Self {
-        Self { brokers, limits, reach, known: Mutex::default(), home }
+    /// Those of a view.
+    pub(crate) fn new(brokers: View, limits: Limits, reach: Reach, lanes: Lanes) -> Self {
+        Self { brokers, limits, reach, known: Mutex::default(), lanes }
     }
 
     /// Who lives, by this broker's view. It may be behind.
@@ -172,7 +175,9 @@ impl Peers {
         let endpoint = Endpoint::from_shared(format!("http://{}", broker.internal_address)).ok()?;
         let live: Vec<SessionId> = self.brokers.borrow().members.values().map(|b| b.session).collect();
         known.retain(|session, _| live.contains(session));
-        let _home = self.home.enter();
+        let seat = self.lanes.seat();
+        let lane = seat.runtime();
+        let _lane = lane.enter();
         let pool = |connections| Pool::new(&endpoint, connections, self.limits);
         let peer = Peer(Arc::new(Parts {
             name: name.clone(),
@@ -185,6 +190,7 @@ impl Peers {
             failed: AtomicBool::new(false),
             reach: self.reach,
             brokers: self.brokers.clone(),
+            _seat: seat,
         }));
         known.insert(broker.session, peer.clone());
         Some(peer)

@@ -106,19 +106,20 @@ impl<B> Counted<B> {
         Self { body, budget, clock, share, rest, head: [0; HEAD_BYTES], head_bytes: 0, left: 0, waiting: None, late: None }
     }
 
-    /// What may be handed on: all of it, or what precedes a large message. Of that message's head the last byte is kept back,
-    /// since whoever has all of it makes room for the message.
+    /// What may be handed on: up to the end of the head or of the message at hand, so that whoever decodes has the message's length
+    /// before its first byte, and makes room for all of it and nothing else. Of a large message's head the last byte is kept back,
+    /// until there is room for the message here.
     fn advance(&mut self) -> Bytes {
         let mut at = 0;
         while at < self.rest.len() {
             if self.left > 0 {
-                let step = self.rest.len().saturating_sub(at).min(self.left as usize);
+                let step = self.rest.len().min(self.left as usize);
                 at += step;
                 self.left -= u32::try_from(step).unwrap_or(self.left);
                 if self.left == 0 {
                     self.late = None;
                 }
-                continue;
+                return self.rest.split_to(at);
             }
             self.head[self.head_bytes] = self.rest[at];
             self.head_bytes += 1;
@@ -131,9 +132,9 @@ impl<B> Counted<B> {
                     let (budget, bytes) = (self.budget.clone(), self.left as usize);
                     self.waiting = Some(async move { budget.take(bytes).await }.boxed());
                     // The head was seen; its last byte is not one of the message.
-                    let before = self.rest.split_to(at - 1);
-                    return before;
+                    return self.rest.split_to(at - 1);
                 }
+                return self.rest.split_to(at);
             }
         }
         std::mem::take(&mut self.rest)

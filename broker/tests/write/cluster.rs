@@ -24,6 +24,7 @@ use alluvium_proto::v1::tenant_service_client::TenantServiceClient;
 use alluvium_proto::v1::topic_service_client::TopicServiceClient;
 use alluvium_runtime::clock::Clock;
 use alluvium_runtime::entropy::Entropy;
+use alluvium_runtime::lanes::Lanes;
 use alluvium_runtime::net::{self, Reach};
 use alluvium_runtime::tasks::Tasks;
 use alluvium_types::batch::Codec;
@@ -158,12 +159,13 @@ impl Cluster {
             limits: Limits::default(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
+            lanes: Lanes::here(),
         };
         let broker = Broker::start(surroundings).await.expect("starts");
         let forwarded = ForwardEdge::new(Limits::default());
         forwarded.serve(broker.clone());
         let routes = server::routes(&broker, &mut Registry::default()).add_service(forwarded.service());
-        net::serve("client", &tasks, listener, routes, 1);
+        net::serve("client", &tasks, listener, routes, &Lanes::here());
         let channel = connect(&address).await;
         Node { broker, tasks, channel, address, metrics }
     }

@@ -112,14 +112,13 @@ impl<T> Accumulator<T> {
         }
     }
 
-    /// Adds a message that costs `cost` bytes.
+    /// Adds a message that costs `cost` bytes. `begin` tells the time and the outcome of a new batch, where it begins one.
     pub(super) fn push(
         &mut self,
         partition: u32,
         message: &v1::Message,
         cost: usize,
-        now: Mono,
-        outcome: impl FnOnce() -> T,
+        begin: impl FnOnce() -> (Mono, T),
     ) -> Pushed<'_, T> {
         let target = self.target;
         let lane = self.lane_mut(partition);
@@ -134,7 +133,8 @@ impl<T> Accumulator<T> {
         if opens {
             // A lone message needs no more than itself; one behind a full batch will have company.
             let builder = BatchBuilder::with_capacity(if lane.batches.is_empty() { cost } else { target.max(cost) });
-            lane.batches.push_back(Filling { builder, first_sequence, since: now, outcome: outcome() });
+            let (since, outcome) = begin();
+            lane.batches.push_back(Filling { builder, first_sequence, since, outcome });
         }
         let batch = lane.batches.back_mut().expect("one is open");
         let index = batch.builder.count();
@@ -188,7 +188,7 @@ mod tests {
 
     fn push(accumulator: &mut Accumulator<u32>, bytes: usize, token: u32) -> (u32, u32, bool) {
         let message = message(bytes);
-        let pushed = accumulator.push(0, &message, BatchBuilder::cost(&message), Mono::default(), || token);
+        let pushed = accumulator.push(0, &message, BatchBuilder::cost(&message), || (Mono::default(), token));
         (*pushed.outcome, pushed.index, pushed.wake)
     }
 

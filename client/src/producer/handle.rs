@@ -127,7 +127,7 @@ impl Producer {
                             return Err(Error::Sequence { partition, expected, given });
                         }
                     }
-                    let pushed = accumulator.push(partition, &message.wire, cost, self.shared.clock.mono(), Outcome::new);
+                    let pushed = accumulator.push(partition, &message.wire, cost, || (self.shared.clock.mono(), Outcome::new()));
                     pushed.outcome.hold(held);
                     let pending = Pending::travelling(partition, pushed.outcome.fate(), pushed.index);
                     if pushed.wake {

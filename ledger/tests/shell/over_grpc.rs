@@ -10,6 +10,7 @@ use alluvium_ledger::{BookieClient, CallError, Config, GrpcConnector};
 use alluvium_proto::convert::bookie::{self as convert, AddItem};
 use alluvium_proto::internal::v1 as wire;
 use alluvium_proto::internal::v1::bookie_service_server::{BookieService, BookieServiceServer};
+use alluvium_runtime::lanes::Lanes;
 use alluvium_runtime::net;
 use alluvium_runtime::tasks::Tasks;
 use alluvium_types::bookie::{OpenLedger, ReadRefusal, Refusal};
@@ -153,7 +154,7 @@ async fn three() -> (Cluster, BTreeMap<BookieId, Tasks>) {
         let table = TableBookie::new();
         let service = BookieServiceServer::new(Service(table.clone(), b(number).incarnation))
             .max_decoding_message_size(limits.rpc_bytes_max());
-        net::serve("bookie", &tasks, listener, Routes::new(service), 1);
+        net::serve("bookie", &tasks, listener, Routes::new(service), &Lanes::here());
         bookies.insert(b(number), table);
         servers.insert(b(number), tasks);
     }

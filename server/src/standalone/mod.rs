@@ -70,7 +70,7 @@ impl Serving for Up {
 
 /// Runs a standalone server until it is told to stop, or can't go on.
 async fn run(config: Config) -> anyhow::Result<()> {
-    let (process, ending) = Process::begin(&config.log, config.limits())?;
+    let (process, ending) = Process::begin(&config.log, config.limits(), settings::threads(config.threads))?;
     let _lock = lock(&config.data)?;
     let client = ports::bind("client", config.listen.client).await?;
     let internal = ports::bind("internal", config.listen.internal).await?;
@@ -101,7 +101,7 @@ async fn start(config: &Config, process: &Process, parts: &Parts, ports: Ports, 
     let bookies = start_bookies(config, process, &metadata, &parts.bookies, internal, registry).await?;
     let broker = start_broker(config, process, &metadata, &bookies, &parts.broker, addresses, registry).await?;
     let (routes, health) = ports::public(&broker, registry).await?;
-    net::serve("clients", &parts.connections, client.listener, routes, settings::threads(config.threads));
+    net::serve("clients", &parts.connections, client.listener, routes, &process.lanes);
     let (client, internal) = addresses;
     tracing::info!(%client, %internal, %http, data = %config.data.display(), bookies = bookies.len(), "serving");
     welcome::print(client, http);
@@ -146,7 +146,7 @@ async fn start_bookies(
         };
         let bookie = alluvium_bookie::start::start(own, address.to_string(), around).await?;
         let service = Service::server(bookie.bookie.clone(), bookie.reaper.clone(), process.limits);
-        net::serve("bookie", tasks, listener, Routes::new(service), 1);
+        net::serve("bookie", tasks, listener, Routes::new(service), &process.lanes);
         running.push(bookie);
     }
     Ok(running)
@@ -187,6 +187,7 @@ async fn start_broker(
         limits,
         metrics,
         tasks: tasks.clone(),
+        lanes: process.lanes.clone(),
     };
     Ok(Broker::start(around).await?)
 }

@@ -33,7 +33,7 @@ impl Broker {
     /// Cleans a deleted topic up without waiting for the next round.
     pub(in crate::broker) fn clean_up_soon(&self, topic: TopicId) {
         let broker = self.clone();
-        let _home = self.context().home.enter();
+        let _background = self.context().background.enter();
         self.context().own_tasks.spawn("topic-clean-up", OnFailure::Log, async move {
             match broker.metadata().topics().deleted(topic).await {
                 Ok(Some(deleted)) => broker.clean_up(topic, &deleted).await,

@@ -14,6 +14,7 @@ use alluvium_proto::v1::connect_service_server::{ConnectService, ConnectServiceS
 use alluvium_proto::v1::consume_service_server::ConsumeServiceServer;
 use alluvium_proto::v1::publish_service_server::PublishServiceServer;
 use alluvium_runtime::clock::Clock;
+use alluvium_runtime::lanes::Lanes;
 use alluvium_runtime::net;
 use alluvium_runtime::tasks::Tasks;
 use parking_lot::Mutex;
@@ -62,7 +63,7 @@ impl Peer {
         let routes = Routes::new(ConnectServiceServer::new(peer.clone()))
             .add_service(PublishServiceServer::new(peer.clone()))
             .add_service(ConsumeServiceServer::new(peer.clone()));
-        net::serve("peer", &peer.tasks, listener, routes, 1);
+        net::serve("peer", &peer.tasks, listener, routes, &Lanes::here());
         peer
     }
 

@@ -19,6 +19,7 @@ use alluvium_proto::v1::subscribe_response::Response;
 use alluvium_runtime::backoff::Backoff;
 use alluvium_runtime::clock::Clock;
 use alluvium_runtime::entropy::Entropy;
+use alluvium_runtime::lanes::Lanes;
 use alluvium_runtime::net::Reach;
 use alluvium_runtime::simulation::Process;
 use alluvium_runtime::tasks::{OnFailure, Tasks};
@@ -176,6 +177,7 @@ async fn try_start(world: &Arc<World>, number: usize, (clock, entropy, tasks): (
         limits: Limits::default(),
         metrics: Metrics::default(),
         tasks: tasks.part(),
+        lanes: Lanes::here(),
     };
     Broker::start_with(surroundings, Bug::in_broker(world.bug)).await.ok()
 }

@@ -1,0 +1,117 @@
+//! Lanes: threads with a runtime of their own each, as many as there are cores. Connections and partitions live on one lane and stay
+//! there, so that whoever works for both hands nothing from thread to thread, and nobody steals work from a core that is warm.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::runtime::{Builder, Handle};
+
+use crate::tasks::{OnFailure, Tasks};
+
+/// A cheap handle to all lanes of a process.
+#[derive(Clone, Debug)]
+pub struct Lanes(Arc<[Lane]>);
+
+#[derive(Debug)]
+struct Lane {
+    runtime: Handle,
+    /// Who lives there.
+    seats: AtomicUsize,
+}
+
+impl Lanes {
+    /// Starts `count` lanes, at least one. They go on until `tasks` is stopped, and what still lives there ends with them.
+    ///
+    /// # Errors
+    /// When the system gives no reactor.
+    pub fn start(tasks: &Tasks, name: &str, count: usize) -> io::Result<Self> {
+        let mut lanes = Vec::new();
+        for number in 0..count.max(1) {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            lanes.push(Lane { runtime: runtime.handle().clone(), seats: AtomicUsize::new(0) });
+            let stop = tasks.clone();
+            tasks.thread(&format!("{name}-{number}"), OnFailure::ShutDown, move || {
+                runtime.block_on(stop.stopping());
+                // A blocking call that does not end keeps no process from ending.
+                runtime.shutdown_background();
+                Ok::<(), io::Error>(())
+            });
+        }
+        Ok(Self(lanes.into()))
+    }
+
+    /// One lane, which is the present runtime.
+    ///
+    /// # Panics
+    /// Where there is none.
+    pub fn here() -> Self {
+        Self(Arc::new([Lane { runtime: Handle::current(), seats: AtomicUsize::new(0) }]))
+    }
+
+    /// A seat on the lane with the fewest; among several, on the one that this is called from.
+    pub fn seat(&self) -> Seat {
+        let own = Handle::try_current().ok().map(|runtime| runtime.id());
+        let load = |lane: &Lane| (lane.seats.load(Ordering::Relaxed), Some(lane.runtime.id()) != own);
+        let number = (0..self.0.len()).min_by_key(|number| load(&self.0[*number])).unwrap_or_default();
+        self.0[number].seats.fetch_add(1, Ordering::Relaxed);
+        Seat { lanes: self.clone(), number }
+    }
+
+    /// All of them, to begin something on each.
+    pub(crate) fn runtimes(&self) -> impl Iterator<Item = &Handle> {
+        self.0.iter().map(|lane| &lane.runtime)
+    }
+}
+
+/// A place on a lane, given back when it is dropped.
+#[derive(Debug)]
+pub struct Seat {
+    lanes: Lanes,
+    number: usize,
+}
+
+impl Seat {
+    /// The lane's runtime: to be entered while what shall live there is spawned.
+    pub fn runtime(&self) -> Handle {
+        self.lanes.0[self.number].runtime.clone()
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.lanes.0[self.number].seats.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "what lives where is what is tested")]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn seats_are_spread_and_the_askers_lane_comes_first_among_equals() {
+        let (tasks, _failures) = Tasks::new();
+        let lanes = Lanes::start(&tasks, "lane", 3).expect("started");
+        let seat_from = async |number: usize| {
+            let asked = lanes.clone();
+            lanes.0[number].runtime.spawn(async move { asked.seat() }).await.expect("it does not panic")
+        };
+        let first = seat_from(2).await;
+        let second = seat_from(2).await;
+        let third = seat_from(1).await;
+        assert_eq!((first.number, second.number, third.number), (2, 0, 1));
+        drop(second);
+        assert_eq!(seat_from(2).await.number, 0, "where there is room");
+        let name = {
+            let runtime = first.runtime();
+            let _entered = runtime.enter();
+            tokio::spawn(async { std::thread::current().name().map(ToOwned::to_owned) }).await.expect("it does not panic")
+        };
+        assert_eq!(name.as_deref(), Some("lane-2"));
+        tasks.stop();
+        assert!(tasks.join(Duration::from_secs(5)).await);
+    }
+}

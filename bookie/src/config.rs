@@ -49,7 +49,7 @@ pub struct Config {
     pub lac_waiters_max: usize,
     /// The longest wait for a LAC, in milliseconds, whatever is asked for.
     pub lac_wait_max_ms: u64,
-    /// Core-bound runtimes that serve connections.
+    /// Lanes: threads on which connections live. Of a bookie in a process of its own.
     pub serve_threads: usize,
     /// When the bookie turns read-only, and back.
     pub space: SpaceConfig,

@@ -128,6 +128,18 @@ fn the_pool_is_bounded() {
 }
 
 #[test]
+fn a_file_is_written_ahead_unless_the_log_is_busy() {
+    let rig = Rig::with(alluvium_bookie::log::Config { prewrite: true, ..log_model::small() }, SyncMode::Direct);
+    let calls_of = |is_busy| {
+        let before = rig.disk.calls();
+        assert!(rig.log.files.fill_pool(is_busy).unwrap());
+        rig.disk.calls() - before
+    };
+    let (busy, idle) = (calls_of(true), calls_of(false));
+    assert!(busy < idle, "{busy} calls while busy, {idle} while idle");
+}
+
+#[test]
 fn c34_b8_a_failed_sync_stops_the_writer_for_ever_though_the_next_one_succeeds() {
     for mode in [SyncMode::Direct, SyncMode::Buffered] {
         let mut rig = Rig::with(log_model::small(), mode);

@@ -1,35 +1,38 @@
-//! Lanes: threads with a runtime of their own each, as many as there are cores. Connections and partitions live on one lane and stay
-//! there, so that whoever works for both hands nothing from thread to thread, and nobody steals work from a core that is warm.
+//! Lanes: threads with a runtime of their own each. A connection lives on one lane, and so does a partition, so that nobody steals work
+//! from a core that is warm, and what both are on one lane for passes from thread to thread nowhere.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 
 use crate::tasks::{OnFailure, Tasks};
 
 /// A cheap handle to all lanes of a process.
 #[derive(Clone, Debug)]
-pub struct Lanes(Arc<[Lane]>);
+pub struct Lanes(Arc<Inner>);
 
 #[derive(Debug)]
-struct Lane {
-    runtime: Handle,
-    /// Who lives there.
-    seats: AtomicUsize,
+struct Inner {
+    runtimes: Vec<Handle>,
+    /// How many seats of each are taken.
+    seats: Mutex<Vec<usize>>,
+    next: AtomicUsize,
 }
 
 impl Lanes {
-    /// Starts `count` lanes, at least one. They go on until `tasks` is stopped, and what still lives there ends with them.
+    /// Starts `count` lanes, at least one. They go on until `tasks` is stopped, and what still lives there ends with them: whoever
+    /// begins something there is to be stopped before.
     ///
     /// # Errors
     /// When the system gives no reactor.
     pub fn start(tasks: &Tasks, name: &str, count: usize) -> io::Result<Self> {
-        let mut lanes = Vec::new();
+        let mut runtimes = Vec::new();
         for number in 0..count.max(1) {
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            lanes.push(Lane { runtime: runtime.handle().clone(), seats: AtomicUsize::new(0) });
+            runtimes.push(runtime.handle().clone());
             let stop = tasks.clone();
             tasks.thread(&format!("{name}-{number}"), OnFailure::ShutDown, move || {
                 runtime.block_on(stop.stopping());
@@ -38,7 +41,7 @@ impl Lanes {
                 Ok::<(), io::Error>(())
             });
         }
-        Ok(Self(lanes.into()))
+        Ok(Self::of(runtimes))
     }
 
     /// One lane, which is the present runtime.
@@ -46,25 +49,38 @@ impl Lanes {
     /// # Panics
     /// Where there is none.
     pub fn here() -> Self {
-        Self(Arc::new([Lane { runtime: Handle::current(), seats: AtomicUsize::new(0) }]))
+        Self::of(vec![Handle::current()])
+    }
+
+    fn of(runtimes: Vec<Handle>) -> Self {
+        let seats = Mutex::new(vec![0; runtimes.len()]);
+        Self(Arc::new(Inner { runtimes, seats, next: AtomicUsize::new(0) }))
     }
 
     /// A seat on the lane with the fewest; among several, on the one that this is called from.
     pub fn seat(&self) -> Seat {
         let own = Handle::try_current().ok().map(|runtime| runtime.id());
-        let load = |lane: &Lane| (lane.seats.load(Ordering::Relaxed), Some(lane.runtime.id()) != own);
-        let number = (0..self.0.len()).min_by_key(|number| load(&self.0[*number])).unwrap_or_default();
-        self.0[number].seats.fetch_add(1, Ordering::Relaxed);
+        let mut seats = self.0.seats.lock();
+        let load = |number: &usize| (seats[*number], Some(self.0.runtimes[*number].id()) != own);
+        let number = (0..seats.len()).min_by_key(load).unwrap_or_default();
+        seats[number] += 1;
+        drop(seats);
         Seat { lanes: self.clone(), number }
+    }
+
+    /// The runtime of one lane after the other: to be entered while a connection is begun.
+    pub fn turn(&self) -> Handle {
+        let runtimes = &self.0.runtimes;
+        runtimes[self.0.next.fetch_add(1, Ordering::Relaxed) % runtimes.len()].clone()
     }
 
     /// All of them, to begin something on each.
     pub(crate) fn runtimes(&self) -> impl Iterator<Item = &Handle> {
-        self.0.iter().map(|lane| &lane.runtime)
+        self.0.runtimes.iter()
     }
 }
 
-/// A place on a lane, given back when it is dropped.
+/// A place on a lane for what does much of the work, given back when it is dropped.
 #[derive(Debug)]
 pub struct Seat {
     lanes: Lanes,
@@ -74,13 +90,13 @@ pub struct Seat {
 impl Seat {
     /// The lane's runtime: to be entered while what shall live there is spawned.
     pub fn runtime(&self) -> Handle {
-        self.lanes.0[self.number].runtime.clone()
+        self.lanes.0.runtimes[self.number].clone()
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.lanes.0[self.number].seats.fetch_sub(1, Ordering::Relaxed);
+        self.lanes.0.seats.lock()[self.number] -= 1;
     }
 }
 
@@ -97,7 +113,7 @@ mod tests {
         let lanes = Lanes::start(&tasks, "lane", 3).expect("started");
         let seat_from = async |number: usize| {
             let asked = lanes.clone();
-            lanes.0[number].runtime.spawn(async move { asked.seat() }).await.expect("it does not panic")
+            lanes.0.runtimes[number].spawn(async move { asked.seat() }).await.expect("it does not panic")
         };
         let first = seat_from(2).await;
         let second = seat_from(2).await;

@@ -147,19 +147,37 @@ impl Connected for Counted {
     }
 }
 
-/// Serves `routes` on `listener` until the tasks are stopped; then open calls have until `tasks.join` gives up.
+/// A socket for a lane, and its place among all connections.
+type Accepted = (std::net::TcpStream, OwnedSemaphorePermit);
+
+/// Gives a socket to the lane whose turn it is, or to the next that takes it at once; `false` once there are none any more.
+async fn give(to_lanes: &[mpsc::Sender<Accepted>], turn: usize, mut accepted: Accepted) -> bool {
+    for lane in (0..to_lanes.len()).map(|number| &to_lanes[(turn + number) % to_lanes.len()]) {
+        match lane.try_send(accepted) {
+            Ok(()) => return true,
+            Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => accepted = back,
+        }
+    }
+    // All of them are behind; one of them comes first.
+    to_lanes[turn % to_lanes.len()].send(accepted).await.is_ok()
+}
+
+/// Serves `routes` on `listener` until the tasks are stopped; then open calls have until `tasks.join` gives up. The lanes outlive `tasks`.
 ///
 /// Connections are handed round the lanes. Past [`CONNECTIONS_MAX`] a new one is closed at once. An accept that fails for want of
 /// descriptors is retried with a pause (C56).
 pub fn serve(name: &'static str, tasks: &Tasks, listener: TcpListener, routes: Routes, lanes: &Lanes) {
-    let mut ways = Vec::new();
+    let mut to_lanes = Vec::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     for lane in lanes.runtimes() {
-        let (tx, rx) = mpsc::channel::<(std::net::TcpStream, OwnedSemaphorePermit)>(16);
-        ways.push(tx);
+        let (tx, rx) = mpsc::channel::<Accepted>(16);
+        to_lanes.push(tx);
         let (routes, stop) = (routes.clone(), tasks.clone());
         // A socket joins the runtime that serves it: here, and not where it was accepted.
-        let connections = ReceiverStream::new(rx).map(|(socket, place)| Counted::of(socket, place));
+        let connections = ReceiverStream::new(rx).map(move |(socket, place)| {
+            Counted::of(socket, place)
+                .inspect_err(|error| tracing::warn!(%error, listener = name, "a connection is closed at once"))
+        });
         let _lane = lane.enter();
         tasks.spawn(name, OnFailure::ShutDown, async move {
             let stopping = async { stop.stopping().await };
@@ -185,10 +203,14 @@ pub fn serve(name: &'static str, tasks: &Tasks, listener: TcpListener, routes: R
                     };
                     is_full = false;
                     let Ok(socket) = socket.into_std() else { continue };
-                    let way = &ways[next % ways.len()];
                     next += 1;
-                    let Ok(permit) = way.reserve().await else { return Ok(()) };
-                    permit.send((socket, place));
+                    let given = tokio::select! {
+                        () = stop.stopping() => return Ok(()),
+                        given = give(&to_lanes, next, (socket, place)) => given,
+                    };
+                    if !given {
+                        return Ok(());
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, listener = name, "accept failed; pausing");

@@ -34,7 +34,7 @@ pub struct Config {
     pub cluster: String,
     /// What operators call it. It stays the same over restarts; no other broker of the cluster has it.
     pub name: String,
-    /// Threads that serve clients' connections; 0 is one for each core.
+    /// Lanes: threads on which connections and partitions live; 0 is one for each core.
     pub threads: usize,
     /// The largest message, in bytes, with its key and headers: the same in all processes of a cluster (C36).
     pub message_bytes_max: usize,
@@ -212,7 +212,8 @@ async fn register(
     registry: &mut Registry,
 ) -> anyhow::Result<Broker> {
     let waiting = "waiting for metadata";
-    let connector = Arc::new(GrpcConnector::new(process.clock.clone(), parts.broker.clone(), process.limits));
+    let connector =
+        Arc::new(GrpcConnector::new(process.clock.clone(), parts.broker.clone(), process.lanes.clone(), process.limits));
     let (entropy, tasks, limits) = (&process.entropy, &parts.broker, process.limits);
     let ledgers = async || {
         let (connector, ledger) = (connector.clone(), config.ledger.clone());

@@ -10,9 +10,9 @@ use alluvium_runtime::disk::{Disk, DiskFile, SyncMode};
 /// What a file's blocks have seen before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Blocks {
-    /// Written before, as those of all files that a bookie uses.
+    /// Written before, as those of files that a bookie made while it had time, or that were used before.
     Recycled,
-    /// Allocated, never written: what a bookie has whose pool ran dry.
+    /// Allocated, never written: what a bookie has that is too busy to write files ahead.
     Fresh,
 }
 

@@ -1,5 +1,5 @@
-//! The thread that makes files ahead of need: allocated, and written once, so that neither a full disk nor a fresh block slows an
-//! append.
+//! The thread that makes files ahead of need: allocated, and written once unless the log needs the disk, so that neither a full disk nor
+//! a fresh block slows an append.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const BUSY_GROUPS: u64 = 32;
 
 /// Works until the bookie ends.
 pub(crate) fn run(shared: &Shared) -> Result<(), FilesFailed> {
-    let mut groups_before = 0;
+    let mut groups_before = shared.state.lock().store.durable().get();
     loop {
         let groups = {
             let mut state = shared.state.lock();

@@ -12,12 +12,12 @@ pub struct Config {
     pub file_bytes: u64,
     /// Bytes after which a group takes no further frame. Half of what may be in flight to this bookie.
     pub group_bytes: usize,
-    /// Files kept ready, allocated and written before, so that neither a full disk nor a fresh block slows an append. They
-    /// are also the reserve: a start, fences and compaction need at most two.
+    /// Files kept ready, allocated, and written before while the log leaves the disk time for that, so that neither a full disk nor a
+    /// fresh block slows an append. They are also the reserve: a start, fences and compaction need at most two.
     pub pool_files: usize,
     /// Bytes of one transfer when history is read.
     pub read_bytes: usize,
-    /// Whether files are written with zeros before their first use.
+    /// Whether files are written with zeros before their first use; while the log is busy they are not.
     pub prewrite: bool,
     /// The largest body of an entry. Not configured: derived from the largest message.
     #[serde(skip)]

@@ -294,7 +294,7 @@ impl Files {
     }
 
     /// Adds one file to the pool if it is not full; returns whether it did. The file is written ahead, unless the log is busy: its own
-    /// writes would then have half of the disk, and into blocks never written they are slower by less than that.
+    /// writes would then have half of the disk.
     pub fn fill_pool(&self, is_busy: bool) -> Result<bool, PrepareError> {
         if self.pool_len() >= self.config.pool_files {
             return Ok(false);

@@ -58,7 +58,7 @@ pub(crate) struct Context {
     pub(crate) partition_tasks: Tasks,
     /// The broker's own; stopped last.
     pub(crate) own_tasks: Tasks,
-    /// Where what nobody waits for is done.
+    /// The process's main runtime, for what is beside the path of messages.
     pub(crate) background: tokio::runtime::Handle,
     /// Where partitions live.
     pub(crate) lanes: Lanes,

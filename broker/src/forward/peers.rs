@@ -9,7 +9,7 @@ use std::time::Duration;
 use alluvium_metadata::brokers::Broker;
 use alluvium_metadata::live::Live;
 use alluvium_proto::internal::v1::forward_service_client::ForwardServiceClient;
-use alluvium_runtime::lanes::{Lanes, Seat};
+use alluvium_runtime::lanes::Lanes;
 use alluvium_runtime::net::{self, Reach};
 use alluvium_types::ids::SessionId;
 use alluvium_types::limits::Limits;
@@ -45,8 +45,6 @@ struct Parts {
     failed: AtomicBool,
     reach: Reach,
     brokers: View,
-    /// Where its connections live.
-    _seat: Seat,
 }
 
 /// Some connections, used in turn.
@@ -175,8 +173,7 @@ impl Peers {
         let endpoint = Endpoint::from_shared(format!("http://{}", broker.internal_address)).ok()?;
         let live: Vec<SessionId> = self.brokers.borrow().members.values().map(|b| b.session).collect();
         known.retain(|session, _| live.contains(session));
-        let seat = self.lanes.seat();
-        let lane = seat.runtime();
+        let lane = self.lanes.turn();
         let _lane = lane.enter();
         let pool = |connections| Pool::new(&endpoint, connections, self.limits);
         let peer = Peer(Arc::new(Parts {
@@ -190,7 +187,6 @@ impl Peers {
             failed: AtomicBool::new(false),
             reach: self.reach,
             brokers: self.brokers.clone(),
-            _seat: seat,
         }));
         known.insert(broker.session, peer.clone());
         Some(peer)

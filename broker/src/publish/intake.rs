@@ -107,37 +107,33 @@ impl<B> Counted<B> {
     }
 
     /// What may be handed on: up to the end of the head or of the message at hand, so that whoever decodes has the message's length
-    /// before its first byte, and makes room for all of it and nothing else. Of a large message's head the last byte is kept back,
+    /// before its first byte, and makes room for it once. Of a large message's head the last byte is kept back,
     /// until there is room for the message here.
     fn advance(&mut self) -> Bytes {
-        let mut at = 0;
-        while at < self.rest.len() {
-            if self.left > 0 {
-                let step = self.rest.len().min(self.left as usize);
-                at += step;
-                self.left -= u32::try_from(step).unwrap_or(self.left);
-                if self.left == 0 {
-                    self.late = None;
-                }
-                return self.rest.split_to(at);
+        if self.left > 0 {
+            let bytes = self.rest.len().min(self.left as usize);
+            self.left -= u32::try_from(bytes).unwrap_or(self.left);
+            if self.left == 0 {
+                self.late = None;
             }
-            self.head[self.head_bytes] = self.rest[at];
-            self.head_bytes += 1;
-            at += 1;
-            if self.head_bytes == HEAD_BYTES {
-                self.head_bytes = 0;
-                let [_, length @ ..] = self.head;
-                self.left = u32::from_be_bytes(length);
-                if self.left > SMALL_BYTES {
-                    let (budget, bytes) = (self.budget.clone(), self.left as usize);
-                    self.waiting = Some(async move { budget.take(bytes).await }.boxed());
-                    // The head was seen; its last byte is not one of the message.
-                    return self.rest.split_to(at - 1);
-                }
-                return self.rest.split_to(at);
-            }
+            return self.rest.split_to(bytes);
         }
-        std::mem::take(&mut self.rest)
+        let bytes = self.rest.len().min(HEAD_BYTES - self.head_bytes);
+        self.head[self.head_bytes..self.head_bytes + bytes].copy_from_slice(&self.rest[..bytes]);
+        self.head_bytes += bytes;
+        if self.head_bytes < HEAD_BYTES {
+            return self.rest.split_to(bytes);
+        }
+        self.head_bytes = 0;
+        let [_, length @ ..] = self.head;
+        self.left = u32::from_be_bytes(length);
+        if self.left <= SMALL_BYTES {
+            return self.rest.split_to(bytes);
+        }
+        let (budget, large) = (self.budget.clone(), self.left as usize);
+        self.waiting = Some(async move { budget.take(large).await }.boxed());
+        // The head was seen; its last byte is not one of the message.
+        self.rest.split_to(bytes - 1)
     }
 
     /// There is room for the message whose head's last byte is the first one that was kept back.
@@ -195,6 +191,7 @@ impl<S> fmt::Debug for Intake<S> {
 #[cfg(test)]
 mod tests {
     use alluvium_types::time::Timestamp;
+    use proptest::prelude::*;
     use tokio::sync::mpsc;
 
     use super::*;
@@ -239,15 +236,61 @@ mod tests {
 
         /// All that comes without waiting, or why nothing more does.
         fn take(&mut self) -> Result<Vec<u8>, tonic::Code> {
-            let mut taken = Vec::new();
+            self.pieces().map(|pieces| pieces.concat())
+        }
+
+        /// The same, in the pieces in which it is handed on.
+        fn pieces(&mut self) -> Result<Vec<Bytes>, tonic::Code> {
+            let mut pieces = Vec::new();
             loop {
                 let frame = std::future::poll_fn(|cx| Pin::new(&mut self.counted).poll_frame(cx)).now_or_never();
                 match frame {
-                    Some(Some(Ok(frame))) => taken.extend(frame.into_data().expect("data")),
+                    Some(Some(Ok(frame))) => pieces.push(frame.into_data().expect("data")),
                     Some(Some(Err(status))) => return Err(status.code()),
-                    Some(None) | None => return Ok(taken),
+                    Some(None) | None => return Ok(pieces),
                 }
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_end_with_heads_and_messages_however_they_were_cut(
+            lengths in proptest::collection::vec(
+                prop_oneof![Just(0), 1..100_u32, Just(SMALL_BYTES), Just(SMALL_BYTES + 1)], 1..8),
+            cuts in proptest::collection::vec(prop_oneof![1..8_usize, 1..50_000_usize], 1..6),
+        ) {
+            let (budget, clock) = (ByteBudget::new(1 << 20), Clock::manual(Timestamp::default()));
+            let mut call = call(&budget, &clock);
+            let sent: Vec<u8> = lengths.iter().flat_map(|length| message(*length)).collect();
+            let (mut rest, mut taken) = (&sent[..], Vec::new());
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (piece, behind) = rest.split_at((*cut).min(rest.len()));
+                call.send(piece);
+                rest = behind;
+                taken.extend(call.pieces().expect("in time"));
+                call.share.counted();
+            }
+            prop_assert_eq!(taken.concat(), sent);
+            let ends = |lengths: &[u32]| {
+                let mut at = 0;
+                lengths.iter().flat_map(|length| {
+                    at += HEAD_BYTES;
+                    let head = at;
+                    at += *length as usize;
+                    [head, at]
+                }).collect::<Vec<usize>>()
+            };
+            let mut at = 0;
+            for piece in taken {
+                let (begin, end) = (at, at + piece.len());
+                prop_assert!(!ends(&lengths).iter().any(|mark| begin < *mark && *mark < end), "{}..{}", begin, end);
+                at = end;
+            }
+            prop_assert_eq!(budget.held(), 0);
         }
     }
 

@@ -16,6 +16,7 @@ use alluvium_types::bookie::{AddEntry, AdvanceLac, Refusal};
 use alluvium_types::ids::{EntryId, Incarnation, LedgerId};
 use futures::Stream;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tonic::transport::Channel;
 
@@ -33,6 +34,8 @@ struct Shared {
     client: BookieServiceClient<Channel>,
     incarnation: Incarnation,
     tasks: Tasks,
+    /// Where the connection lives, and so whoever runs the stream.
+    lane: Handle,
     state: Mutex<State>,
     /// There is something to send, or nothing ever again.
     wake: Notify,
@@ -68,9 +71,9 @@ impl Drop for TakeBack {
 }
 
 impl AddStream {
-    pub(super) fn new(client: BookieServiceClient<Channel>, incarnation: Incarnation, tasks: Tasks) -> Self {
+    pub(super) fn new(client: BookieServiceClient<Channel>, incarnation: Incarnation, tasks: Tasks, lane: Handle) -> Self {
         let (state, wake) = (Mutex::default(), Notify::new());
-        Self(Arc::new(Shared { client, incarnation, tasks, state, wake }))
+        Self(Arc::new(Shared { client, incarnation, tasks, lane, state, wake }))
     }
 
     pub(super) fn add(&self, add: AddEntry) -> impl Future<Output = Outcome> + Send + 'static + use<> {
@@ -106,6 +109,7 @@ impl AddStream {
         drop(state);
         if begin {
             let shared = Arc::clone(&self.0);
+            let _lane = self.0.lane.enter();
             self.0.tasks.spawn("bookie-adds", OnFailure::Log, async move {
                 shared.run().await;
                 Ok::<(), Infallible>(())

@@ -10,6 +10,7 @@ use alluvium_proto::convert::bookie as convert;
 use alluvium_proto::internal::v1 as wire;
 use alluvium_proto::internal::v1::bookie_service_client::BookieServiceClient;
 use alluvium_runtime::clock::Clock;
+use alluvium_runtime::lanes::Lanes;
 use alluvium_runtime::net;
 use alluvium_runtime::tasks::Tasks;
 use alluvium_types::bookie::{
@@ -36,13 +37,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 pub struct GrpcConnector {
     clock: Clock,
     tasks: Tasks,
+    lanes: Lanes,
     limits: Limits,
 }
 
 impl GrpcConnector {
-    /// Connections live in `tasks`, on the runtime of whoever first uses them.
-    pub const fn new(clock: Clock, tasks: Tasks, limits: Limits) -> Self {
-        Self { clock, tasks, limits }
+    /// Connections live in `tasks`, those of a bookie on one of `lanes`.
+    pub const fn new(clock: Clock, tasks: Tasks, lanes: Lanes, limits: Limits) -> Self {
+        Self { clock, tasks, lanes, limits }
     }
 
     /// `None` when no address of ours looks like that.
@@ -56,9 +58,11 @@ impl GrpcConnector {
 
 impl Connector for GrpcConnector {
     fn connect(&self, bookie: &BookieId, address: &str) -> Arc<dyn BookieClient> {
+        let lane = self.lanes.turn();
+        let _lane = lane.enter();
         match (self.channel(address), self.channel(address)) {
             (Some(adds), Some(asks)) => {
-                let adds = AddStream::new(adds, bookie.incarnation, self.tasks.clone());
+                let adds = AddStream::new(adds, bookie.incarnation, self.tasks.clone(), lane.clone());
                 Arc::new(GrpcBookie { bookie: bookie.clone(), asks, adds, clock: self.clock.clone() })
             }
             _ => {

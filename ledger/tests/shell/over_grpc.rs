@@ -158,9 +158,10 @@ async fn three() -> (Cluster, BTreeMap<BookieId, Tasks>) {
         bookies.insert(b(number), table);
         servers.insert(b(number), tasks);
     }
-    let cluster =
-        Cluster::over(bookies, addresses, Config::default(), |clock, tasks| Arc::new(GrpcConnector::new(clock, tasks, limits)))
-            .await;
+    let cluster = Cluster::over(bookies, addresses, Config::default(), |clock, tasks| {
+        Arc::new(GrpcConnector::new(clock, tasks, Lanes::here(), limits))
+    })
+    .await;
     (cluster, servers)
 }
 
@@ -217,7 +218,7 @@ async fn adds_survive_a_stream_that_breaks() {
 async fn b11_a_request_for_another_life_of_the_bookie_is_not_answered() {
     let (cluster, _servers) = three().await;
     let address = cluster.metadata.bookies().live(&b(0).name).await.unwrap().unwrap().value.info.address;
-    let connector = GrpcConnector::new(cluster.metadata.clock().clone(), cluster.tasks.clone(), Limits::default());
+    let connector = GrpcConnector::new(cluster.metadata.clock().clone(), cluster.tasks.clone(), Lanes::here(), Limits::default());
     let ghost = BookieId { name: b(0).name, incarnation: b(9).incarnation };
     let client = alluvium_ledger::Connector::connect(&connector, &ghost, &address);
     let open = OpenLedger { ledger: LedgerId::new(1), epoch: Epoch::new(1), class: LedgerClass::Bulk };
@@ -228,7 +229,7 @@ async fn b11_a_request_for_another_life_of_the_bookie_is_not_answered() {
 async fn q6_an_add_that_is_given_up_before_it_is_sent_lets_its_body_go() {
     // Nobody listens there.
     let (tasks, _failures) = Tasks::new();
-    let connector = GrpcConnector::new(alluvium_runtime::clock::Clock::system(), tasks, Limits::default());
+    let connector = GrpcConnector::new(alluvium_runtime::clock::Clock::system(), tasks, Lanes::here(), Limits::default());
     let client = alluvium_ledger::Connector::connect(&connector, &b(0), "192.0.2.1:1");
     let owner = Arc::new(());
     struct Watched {

@@ -7,9 +7,6 @@
 //!
 //! Read in this order: `executor`, `time`.
 
-#[cfg(not(tokio_unstable))]
-compile_error!("tokio's randomness can't be seeded without `--cfg tokio_unstable`: RUSTFLAGS hides what .cargo/config.toml says");
-
 mod executor;
 pub(crate) mod time;
 

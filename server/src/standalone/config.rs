@@ -54,7 +54,7 @@ pub struct Config {
     pub bookies: usize,
     /// How the broker reaches them.
     pub transport: Transport,
-    /// Threads that serve clients' connections; 0 is one for each core.
+    /// Lanes: threads on which connections and partitions live; 0 is one for each core.
     pub threads: usize,
     /// The largest message, in bytes, with its key and headers. Batches, entries and frames follow from it (C36). It may be raised
     /// at any time; lowered, larger messages that are stored can't be delivered.

@@ -165,7 +165,10 @@ async fn start_broker(
     create_first_namespace(metadata).await?;
     let connector: Arc<dyn Connector> = match config.transport {
         Transport::InProcess => Arc::new(InProcess::new(bookies)),
-        Transport::Grpc => Arc::new(GrpcConnector::new(process.clock.clone(), tasks.clone(), process.limits)),
+        Transport::Grpc => {
+            let (clock, lanes) = (process.clock.clone(), process.lanes.clone());
+            Arc::new(GrpcConnector::new(clock, tasks.clone(), lanes, process.limits))
+        }
     };
     let ledger_config = alluvium_ledger::Config::default();
     let (entropy, limits) = (process.entropy.clone(), process.limits);

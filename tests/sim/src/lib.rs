@@ -11,6 +11,12 @@
 //! Read in this order: [`plan`], [`world`], [`history`], [`network`], [`metadata`], then [`campaign`], [`shrink`], [`directed`],
 //! [`power`], [`report`]; then [`brokers`].
 
+#[cfg(not(tokio_unstable))]
+compile_error!(
+    "tokio's randomness can't be seeded without `--cfg tokio_unstable`: RUSTFLAGS, or rustflags of a target in a configuration of \
+     cargo's, hide what .cargo/config.toml says"
+);
+
 mod bookie;
 pub mod brokers;
 pub mod bug;

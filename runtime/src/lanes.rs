@@ -1,5 +1,5 @@
-//! Lanes: threads with a runtime of their own each. A connection lives on one lane, and so does a partition, so that nobody steals work
-//! from a core that is warm, and what both are on one lane for passes from thread to thread nowhere.
+//! Lanes: threads with a runtime of their own each. A connection stays on one lane, and so does a partition: where both
+//! are on the same, a message passes from one to the other without a wake of another thread.
 
 use std::io;
 use std::sync::Arc;

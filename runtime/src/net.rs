@@ -226,6 +226,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn a_lane_that_is_behind_is_passed_over() {
+        let listener = bind("127.0.0.1:0".parse().expect("valid")).await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let places = Arc::new(Semaphore::new(3));
+        let (behind, _stuck) = mpsc::channel(1);
+        let (free, mut taken) = mpsc::channel(4);
+        let to_lanes = [behind, free];
+        for _ in 0..3 {
+            let (_client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+            let socket = accepted.expect("accepted").0.into_std().expect("it is free");
+            let place = Arc::clone(&places).try_acquire_owned().expect("free");
+            assert!(give(&to_lanes, 0, (socket, place)).await);
+        }
+        assert!(taken.try_recv().is_ok() && taken.try_recv().is_ok(), "all but the one that the first had room for");
+        assert!(taken.try_recv().is_err());
+    }
+
+    #[tokio::test]
     async fn what_is_written_to_an_accepted_connection_is_sent_at_once() {
         // Answers of more than one frame took 40 ms longer than they had to.
         let listener = bind("127.0.0.1:0".parse().expect("valid")).await.expect("bound");

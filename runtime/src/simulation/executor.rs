@@ -163,11 +163,9 @@ impl Simulation {
     /// simulation's so.
     fn runtime(&self) -> Runtime {
         let mut builder = Builder::new_current_thread();
-        let seed = self.0.entropy.below(u64::MAX);
         // Without the switch, which .cargo/config.toml sets, a seed does not give one run: those who rely on it refuse to be built.
         #[cfg(tokio_unstable)]
-        builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_be_bytes()));
-        let _ = seed;
+        builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&self.0.entropy.below(u64::MAX).to_be_bytes()));
         builder.build().expect("a runtime without drivers needs nothing")
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use alluvium_metadata::bookies::LiveBookie;
 use alluvium_metadata::live::Live;
 use alluvium_runtime::clock::Clock;
+use alluvium_types::ids::SessionId;
 use alluvium_types::ledger::BookieId;
 use alluvium_types::names::BookieName;
 use alluvium_types::time::Mono;
@@ -37,7 +38,14 @@ struct Inner {
 #[derive(Default)]
 struct Known {
     clients: BTreeMap<BookieId, (String, Arc<dyn BookieClient>)>,
-    suspects: BTreeMap<BookieId, Mono>,
+    suspects: BTreeMap<BookieId, Suspicion>,
+}
+
+/// A bookie is avoided until then, or until it begins anew: what the process before did wrong says nothing of this one.
+struct Suspicion {
+    until: Mono,
+    /// The session it lived by; `None` if it did not.
+    session: Option<SessionId>,
 }
 
 impl fmt::Debug for BookiePool {
@@ -82,7 +90,7 @@ impl BookiePool {
         let live = Arc::clone(&self.0.view.borrow().members);
         let now = self.0.clock.mono();
         let mut known = self.0.known.lock();
-        known.suspects.retain(|_, until| now < *until);
+        known.suspects.retain(|_, suspicion| now < suspicion.until);
         live.iter()
             .map(|(name, found)| {
                 let bookie = BookieId { name: name.clone(), incarnation: found.incarnation };
@@ -91,18 +99,20 @@ impl BookiePool {
                     zone: found.info.zone.as_ref().map_or_else(|| Arc::from(name.as_str()), |zone| Arc::from(zone.as_str())),
                     writable: found.info.writable,
                     free_bytes: found.info.available_bytes,
-                    suspect: known.suspects.contains_key(&bookie),
+                    suspect: known.suspects.get(&bookie).is_some_and(|suspicion| suspicion.session == Some(found.session)),
                     bookie,
                 }
             })
             .collect()
     }
 
-    /// Avoids a bookie for a while (C54).
+    /// Avoids a bookie for a while (C54), as long as it lives by the session that it has now.
     pub fn suspect(&self, bookie: &BookieId) {
         let until = self.0.clock.mono().after(self.0.quarantine);
-        let before = self.0.known.lock().suspects.insert(bookie.clone(), until);
-        if before.is_none() {
+        let live = Arc::clone(&self.0.view.borrow().members);
+        let session = live.get(&bookie.name).filter(|found| found.incarnation == bookie.incarnation).map(|found| found.session);
+        let before = self.0.known.lock().suspects.insert(bookie.clone(), Suspicion { until, session });
+        if before.is_none_or(|before| before.session != session) {
             tracing::warn!(%bookie, "the bookie is slow or failing; avoiding it for a while");
             self.0.suspicions.send_modify(|count| *count = count.wrapping_add(1));
         }
@@ -110,7 +120,7 @@ impl BookiePool {
 
     /// When the first suspicion ends.
     fn next_pardon(&self) -> Option<Mono> {
-        self.0.known.lock().suspects.values().min().copied()
+        self.0.known.lock().suspects.values().map(|suspicion| suspicion.until).min()
     }
 
     /// Follows changes of what [`BookiePool::candidates`] says.

@@ -34,6 +34,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTIONS_MAX: usize = 10_000;
 /// The most streams of one connection.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+/// The most streams of one connection that may be given up before they are looked at; past it the connection ends, and all others
+/// on it. A peer that gives up all that it asked at once is none that floods: a recovery has its answers, and lets the rest go.
+const PENDING_RESETS_MAX: usize = STREAMS_PER_CONNECTION_MAX as usize;
 /// How often a silent connection is probed, and how long the answer may take.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
@@ -47,7 +50,7 @@ pub fn server() -> Server {
         .http2_keepalive_interval(Some(KEEP_ALIVE.0))
         .http2_keepalive_timeout(Some(KEEP_ALIVE.1))
         .http2_max_header_list_size(16 << 10)
-        .http2_max_pending_accept_reset_streams(Some(20))
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
 }
 
 /// A client endpoint with the transport's settings.

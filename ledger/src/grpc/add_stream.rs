@@ -146,9 +146,13 @@ impl Shared {
         }
         let mut state = self.state.lock();
         state.running = false;
-        // Dropping a reply says that it is lost.
+        // Dropping a reply says that it is lost. Who waits for an add that was not sent holds its slot, so that the slot is emptied.
         state.sent.clear();
-        state.queue.clear();
+        for queued in state.queue.drain(..) {
+            if let Queued::Add(slot) = queued {
+                slot.0.lock().take();
+            }
+        }
     }
 
     async fn converse(self: &Arc<Self>) {

@@ -256,3 +256,27 @@ async fn q6_an_add_that_is_given_up_before_it_is_sent_lets_its_body_go() {
     drop(first);
     assert_eq!(Arc::strong_count(&owner), 1);
 }
+
+#[tokio::test]
+async fn adds_that_wait_for_a_connection_are_lost_with_it_all_of_them() {
+    // Nobody listens there any more.
+    let listener = net::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let (tasks, _failures) = Tasks::new();
+    let connector = GrpcConnector::new(alluvium_runtime::clock::Clock::system(), tasks, Lanes::here(), Limits::default());
+    let client = alluvium_ledger::Connector::connect(&connector, &b(0), &address);
+    let adds = (0..3).map(|entry| {
+        client.add(alluvium_types::bookie::AddEntry {
+            ledger: LedgerId::new(1),
+            entry: e(entry),
+            adder: alluvium_types::bookie::Adder::Writer { epoch: Epoch::new(1) },
+            lac: None,
+            body: bytes::Bytes::from_static(b"body"),
+            checksum: alluvium_types::checksum::Crc32c::EMPTY,
+        })
+    });
+    for lost in soon(futures::future::join_all(adds)).await {
+        assert_eq!(lost, Err(CallError::Lost));
+    }
+}

@@ -1,6 +1,7 @@
 //! Writing through the shell.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use alluvium_ledger::client::{AppendError, End, Lost, NewLedger, NotClosed, Predecessor, PrepareError, Unconfirmed};
 use alluvium_ledger::open::CreationFailure;
@@ -14,7 +15,7 @@ use alluvium_types::ledger::{LedgerClass, LedgerState};
 use alluvium_types::replication::Replication;
 use bytes::Bytes;
 
-use crate::bookie::{body, e};
+use crate::bookie::{b, body, e};
 use crate::cluster::{Cluster, Mood, soon, until};
 
 pub(crate) async fn fill(writer: &LedgerWriter, count: u64) {
@@ -144,6 +145,21 @@ async fn a_dead_bookie_is_replaced_and_nothing_is_lost() {
     assert!(cluster.ledgers.pool().candidates().iter().any(|c| c.bookie == member && c.suspect));
     let end = soon(writer.close()).await;
     assert!(matches!(&*end, End::Closed(_)), "{end:?}");
+}
+
+#[tokio::test]
+async fn c54_a_suspect_that_begins_anew_is_no_suspect() {
+    let cluster = Cluster::start(3).await;
+    let pool = cluster.ledgers.pool();
+    let is_suspect = || pool.candidates().iter().any(|c| c.bookie == b(0) && c.suspect);
+    pool.suspect(&b(0));
+    assert!(is_suspect());
+    let info = cluster.metadata.bookies().live(&b(0).name).await.unwrap().unwrap().value.info;
+    let again = cluster.metadata.bookies().register(&b(0), &info, Duration::from_secs(60)).await.unwrap();
+    until(|| !is_suspect()).await;
+    pool.suspect(&b(0));
+    assert!(is_suspect(), "the new one can be suspected too");
+    drop(again);
 }
 
 #[tokio::test]

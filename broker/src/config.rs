@@ -54,7 +54,8 @@ pub struct Config {
     /// How long the tombstone of a deleted ledger stays at least, in milliseconds, after which it goes once no bookie has anything
     /// of the ledger. Longer than whatever was sent to a bookie before the deletion may be on its way.
     pub forget_after_ms: u64,
-    /// After so many bytes of messages what is known of idempotent producers is written down: what a takeover reads at most.
+    /// After so many bytes of messages what is known of idempotent producers is written down: what a takeover reads at most. An
+    /// entry counts for 64 KiB at least.
     pub checkpoint_bytes: u64,
     /// The most bytes of memory for what is known of one partition's idempotent producers.
     pub producers_bytes_max: usize,
@@ -91,7 +92,7 @@ impl Default for Config {
             retention_interval_ms: 30_000,
             audit_interval_ms: 60_000,
             forget_after_ms: 600_000,
-            checkpoint_bytes: 64 << 20,
+            checkpoint_bytes: 16 << 20,
             producers_bytes_max: 4 << 20,
             producer_expiry_s: 7 * 24 * 3600,
             retention_s: 7 * 24 * 3600,

@@ -26,6 +26,9 @@ use crate::publish::coalesce::{Admitted, Coalescer};
 use crate::publish::dedup::{Claim, Dedup, Verdict};
 use crate::publish::receipt::{Answers, Claimed, Guarantee, Stored, Ticket, Waiting, tell, tell_fault};
 
+/// What an entry counts for at least, in bytes: to a takeover a small one, among those of other partitions, is a transfer of its own.
+const ENTRY_COST: u64 = 64 << 10;
+
 /// How an owner behaves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OwnerConfig {
@@ -37,7 +40,8 @@ pub(crate) struct OwnerConfig {
     pub(crate) answer_after: Duration,
     /// How often segments are looked at.
     pub(crate) retention_interval: Duration,
-    /// After so many bytes what is known of producers is written down, which bounds the replay of a takeover.
+    /// After so many bytes what is known of producers is written down, which bounds the replay of a takeover. A small entry counts
+    /// for [`ENTRY_COST`].
     pub(crate) checkpoint_bytes: u64,
     /// A partition that nobody has used for so long is let go.
     pub(crate) release_after: Duration,
@@ -407,7 +411,7 @@ impl<H: Hosted> Owner<H> {
         self.dedup.confirmed(self.log.confirmed_end());
         let mut visible = Vec::with_capacity(confirmed.len());
         for one in confirmed {
-            self.bytes_since_checkpoint += one.body.len() as u64;
+            self.bytes_since_checkpoint += ENTRY_COST.max(one.body.len() as u64);
             self.told.extend(one.waiting);
             visible.push(Visible { entry: one.entry, header: one.header, body: one.body });
         }

@@ -337,6 +337,20 @@ fn c50_a_duplicate_is_told_only_when_its_original_is_durable() {
 }
 
 #[test]
+fn d3_few_entries_are_left_to_replay_however_small_they_are() {
+    let mut world = World::new();
+    world.claim("p");
+    world.serve_all();
+    let few = CONFIG.checkpoint_bytes / ENTRY_COST;
+    for sequence in 0..few {
+        assert_eq!(world.owner.covering, Offset::ZERO, "of {sequence}");
+        world.send(sequence, Guarantee::Quorum, Some(("p", 1, sequence)), 10);
+        world.serve_all();
+    }
+    assert_eq!(world.owner.covering, Offset::new(few));
+}
+
+#[test]
 fn d5_a_claim_is_answered_when_it_and_all_before_it_are_durable() {
     let mut world = World::new();
     world.claim("p");

@@ -17,8 +17,10 @@ pub(crate) use record::{Restored, StateRecord};
 
 /// When the ledger is replaced: it has grown past this...
 const ROLL_BYTES_MIN: u64 = 16 << 20;
-/// ...and past so many times its snapshot.
+/// ...and past so many times its snapshot...
 const ROLL_FACTOR: u64 = 4;
+/// ...where an entry counts for this at least, in bytes: to a takeover, which reads all of it, a small one is a transfer of its own.
+const ENTRY_COST: u64 = 16 << 10;
 
 /// How long after a sweep that left something the next one begins.
 const SWEEP_AGAIN: Duration = Duration::from_secs(5);
@@ -237,7 +239,7 @@ impl<T> StateLedger<T> {
             None => {
                 for body in record::encode(&std::mem::take(&mut self.queued)) {
                     current.appended += 1;
-                    current.bytes += body.len() as u64;
+                    current.bytes += ENTRY_COST.max(body.len() as u64);
                     self.actions.push_back(StateAction::Append { to: Which::Current, body });
                 }
                 current.in_flight = Some((current.appended, std::mem::take(&mut self.queued_then)));
@@ -474,6 +476,25 @@ mod tests {
         assert!(world.ledger.take_done().is_empty());
         world.ledger.confirmed(Which::Current, 3);
         assert_eq!(world.ledger.take_done(), [3, 4, 5]);
+    }
+
+    #[test]
+    fn c42_many_small_entries_are_replaced_by_a_snapshot_for_a_takeover_reads_each() {
+        let mut world = World::new();
+        world.push("a", 1);
+        world.roll();
+        let mut appended = 1;
+        while appended <= ROLL_BYTES_MIN / ENTRY_COST {
+            world.push("b", 2);
+            assert!(world.actions().iter().all(|action| *action != StateAction::Create), "after {appended}");
+            appended += 1;
+            world.ledger.confirmed(Which::Current, appended);
+            world.ledger.take_done();
+            world.ledger.swept(at(0), false);
+        }
+        world.push("c", 3);
+        world.actions();
+        assert_eq!(world.actions(), [StateAction::Create]);
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub(crate) struct Member {
     pub(crate) is_stranger: bool,
     /// When the newest add that it answered was sent.
     progress: Option<Mono>,
+    /// Since when adds to it got lost, and none was answered.
+    lost_since: Option<Mono>,
     backoff: Backoff,
     resend_at: Option<Mono>,
 }
@@ -59,6 +61,7 @@ impl Member {
             refuses: false,
             is_stranger: false,
             progress: None,
+            lost_since: None,
             backoff,
             resend_at: None,
         }
@@ -84,7 +87,19 @@ impl Member {
             self.progress = self.progress.max(Some(add.since));
         }
         self.refuses = false;
+        self.lost_since = None;
         self.backoff.reset();
+    }
+
+    /// The add got lost, as happens where nobody listens; it is sent again after a pause.
+    pub(crate) fn lose(&mut self, now: Mono, entry: EntryId) {
+        self.lost_since.get_or_insert(now);
+        self.postpone(now, entry);
+    }
+
+    /// When it counts as gone: adds to it got lost for `gone_after`, and none was answered.
+    pub(crate) fn gone_at(&self, gone_after: Duration) -> Option<Mono> {
+        self.lost_since.map(|since| since.after(gone_after))
     }
 
     /// The add did not get through; it is sent again after a pause.
@@ -100,6 +115,7 @@ impl Member {
     /// The bookie can't store it, by its own fault; asked again all the same, in case there is nobody else.
     pub(crate) fn refuse(&mut self, now: Mono, entry: EntryId) {
         self.refuses = true;
+        self.lost_since = None;
         self.postpone(now, entry);
     }
 
@@ -177,6 +193,7 @@ impl Member {
         for add in self.adds.values_mut() {
             add.since = now;
         }
+        self.lost_since = self.lost_since.map(|_| now);
     }
 
     // Entries are owed in order, so the first has been owed longest.

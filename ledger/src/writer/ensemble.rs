@@ -18,7 +18,20 @@ impl Writer {
     fn health(&self, now: Mono, place: usize) -> Health {
         let peers = self.members.iter().enumerate().filter(|(other, _)| *other != place);
         let best = peers.filter_map(|(_, member)| member.progress()).max();
-        self.members[place].health(now, self.config.slow_after, self.config.bad_after, best)
+        match self.members[place].health(now, self.config.slow_after, self.config.bad_after, best) {
+            _ if self.is_gone(now, place) && self.is_cut_off(now) => Health::Bad,
+            health => health,
+        }
+    }
+
+    fn is_gone(&self, now: Mono, place: usize) -> bool {
+        self.members[place].gone_at(self.config.gone_after).is_some_and(|at| at <= now)
+    }
+
+    /// Whether something can't be confirmed for want of members that are gone. Whoever else would wait for them lets them come back.
+    fn is_cut_off(&self, now: Mono) -> bool {
+        let replication = self.record.metadata.replication;
+        !self.tracker.is_empty() && !replication.every_write_set_has(replication.ack(), |place| !self.is_gone(now, place))
     }
 
     /// Whether some write set is left with fewer than an ack quorum to count on.

@@ -52,6 +52,8 @@ pub struct WriterConfig {
     pub slow_after: Duration,
     /// A member that owes an add for this long is not counted on.
     pub bad_after: Duration,
+    /// A bookie to which adds got lost for this long is not counted on, where without it nothing can be confirmed.
+    pub gone_after: Duration,
     /// A replacement that has not opened the ledger in this time is passed over (C68).
     pub open_timeout: Duration,
     /// The pause before adds that were lost or met a busy bookie are sent again: the shortest and the longest.
@@ -80,6 +82,7 @@ impl Default for WriterConfig {
             background_bytes_max: 8 << 20,
             slow_after: Duration::from_millis(1000),
             bad_after: Duration::from_secs(5),
+            gone_after: Duration::from_millis(100),
             open_timeout: Duration::from_secs(1),
             resend: (Duration::from_millis(10), Duration::from_secs(1)),
             quarantine: Duration::from_secs(15),
@@ -357,7 +360,7 @@ impl Writer {
                 self.release(entry);
             }
             Answer::Add(Err(refusal)) => self.on_refusal(now, place, entry, refusal),
-            _ => self.members[place].postpone(now, entry),
+            _ => self.members[place].lose(now, entry),
         }
     }
 
@@ -526,10 +529,11 @@ impl Machine for Writer {
             Phase::Closing { .. } | Phase::Open => None,
         };
         let members = self.members.iter().filter_map(|m| m.wakeup(self.seen, self.config.slow_after, self.config.bad_after));
+        let gone = self.members.iter().filter_map(|m| m.gone_at(self.config.gone_after)).filter(|at| *at > self.seen).min();
         let change = self.change.as_ref().and_then(EnsembleChange::wakeup);
         let cas = self.cas.as_ref().map(|cas| cas.pending.wakeup());
         // A spare is looked for only while nothing else is under way.
         let spare = self.spare_retry_at.filter(|_| change.is_none() && cas.is_none());
-        members.chain([linger, change, cas, spare, self.lac_due].into_iter().flatten()).min()
+        members.chain([linger, gone, change, cas, spare, self.lac_due].into_iter().flatten()).min()
     }
 }

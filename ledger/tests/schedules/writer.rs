@@ -357,6 +357,28 @@ fn c54_a_pause_of_the_writers_own_process_is_no_bookies_fault() {
 }
 
 #[test]
+fn c54_a_bookie_that_is_gone_is_replaced_soon_where_nothing_is_confirmed_without_it() {
+    let two = Replication::new(2, 2, 2).unwrap();
+    for back_after in [50, 5_000] {
+        let mut world = World::new(3, ledger(&[0, 1], two));
+        let mut writer = Driver::writer(&world, live(0..3));
+        writer.append(&mut world, 3);
+        world.gate(1, Gate::Refuse);
+        writer.append(&mut world, 1);
+        writer.pass(&mut world, ms(back_after.min(300)));
+        if back_after < 100 {
+            world.gate(1, Gate::Pass);
+            writer.pass(&mut world, ms(300));
+            assert_eq!(world.metadata().last_fragment().ensemble, [b(0), b(1)], "it began anew");
+        } else {
+            assert_eq!(world.metadata().last_fragment().ensemble, [b(0), b(2)]);
+            assert_eq!(world.metadata().last_fragment().first, e(3));
+        }
+        assert_eq!(writer.lac(), Some(3), "back after {back_after} ms");
+    }
+}
+
+#[test]
 fn a_busy_bookie_is_asked_again_and_stays() {
     let mut world = three();
     world.at(2).refuses = Some(Refusal::Busy);

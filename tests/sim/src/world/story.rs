@@ -190,6 +190,7 @@ impl World {
             background_bytes_max: self.plan.shape.background_bytes,
             slow_after: pace,
             bad_after: pace * 3,
+            gone_after: pace / 4,
             open_timeout: pace,
             resend: (millis(2), millis(40)),
             quarantine: pace * 5,

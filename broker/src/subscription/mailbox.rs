@@ -98,7 +98,12 @@ struct State {
 
 impl State {
     fn allowance(&self) -> Option<Allowance> {
-        if self.closed || self.suspended || self.is_full() { None } else { self.account.allowance() }
+        if self.is_full() { None } else { self.credit() }
+    }
+
+    /// What the credit allows once there is room.
+    fn credit(&self) -> Option<Allowance> {
+        if self.closed || self.suspended { None } else { self.account.allowance() }
     }
 
     fn is_full(&self) -> bool {
@@ -253,6 +258,11 @@ impl Slot {
         ready
     }
 
+    /// Whether it takes more as soon as there is room, so that it is worth reading for.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.shared.state.lock().credit().is_some()
+    }
+
     /// Hands an event over. [`Event::Ended`] takes the place of deliveries that still wait: their messages are no longer this
     /// consumer's.
     pub(crate) fn post(&self, event: Event) {
@@ -354,6 +364,10 @@ mod tests {
         mailbox.grant(Grant { messages: 1 << 31, bytes: 1 << 40 }).expect("fine");
         let taken = (0..2 * WAITING_MAX).filter(|_| take_one(&slot)).count();
         assert_eq!(taken, WAITING_MAX);
+        assert!(!slot.is_ready() && slot.goes_on(), "it is worth reading for, and has no room");
+        mailbox.suspend(true);
+        assert!(!slot.goes_on());
+        mailbox.suspend(false);
         mailbox.release(Grant { messages: 1, bytes: 10 });
         assert_eq!(mailbox.refilled(), [partition(0)]);
         assert!(take_one(&slot) && !take_one(&slot));

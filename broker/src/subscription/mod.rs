@@ -9,6 +9,7 @@
 //! subscription, by its type's `discipline`), `credit` and `mailbox` (one consumer), `window` (entries at hand), `place` (a
 //! subscription and its consumers), `machine` (all of them), `record` (what is kept).
 
+mod ahead;
 pub mod credit;
 pub mod cursor;
 pub(crate) mod discipline;

@@ -9,6 +9,7 @@ use alluvium_types::names::SubscriptionName;
 use alluvium_types::time::Mono;
 use bytes::Bytes;
 
+use super::ahead::Ahead;
 use super::credit::Grant;
 use super::cursor::{Change, Cursor};
 use super::discipline::Present;
@@ -22,10 +23,6 @@ use super::window::Window;
 use crate::topic::reader::{read_retry, unreadable};
 use crate::topic::{Effects, LoadedEntry, ReadFault, SubscriptionSpec};
 
-/// About what a consumer is asked to read at a time.
-const READ_BYTES: usize = 512 << 10;
-/// What is kept at hand: below this, more is read ahead.
-const AHEAD_BYTES: usize = 512 << 10;
 /// How long entries stay at hand that nobody takes.
 const REST: Duration = Duration::from_secs(2);
 /// How long after messages proved unreadable they are tried again.
@@ -40,6 +37,7 @@ pub(crate) struct Place {
     window: Window,
     /// The one read that is under way: who does it, and from where.
     reading: Option<(ConsumerId, Offset)>,
+    ahead: Ahead,
     /// Nothing is dispatched before this: a read failed.
     paused_until: Option<Mono>,
     /// Reads that failed since the last one that did not.
@@ -50,6 +48,8 @@ pub(crate) struct Place {
     served_last: Option<ConsumerId>,
     /// When entries at hand are let go, unless somebody takes some: they hold memory that others want (Q6).
     rest_at: Option<Mono>,
+    /// They were let go, and nobody has taken anything since.
+    rested: bool,
 }
 
 impl Place {
@@ -61,11 +61,13 @@ impl Place {
             slots: BTreeMap::new(),
             window: Window::default(),
             reading: None,
+            ahead: Ahead::new(),
             paused_until: None,
             failures: 0,
             losses: BTreeMap::new(),
             served_last: None,
             rest_at: None,
+            rested: false,
         }
     }
 
@@ -135,6 +137,7 @@ impl Place {
             Ok(entries) if entries.is_empty() && from < end => self.pause(now),
             Ok(entries) => {
                 self.failures = 0;
+                self.ahead.brought(entries.iter().map(LoadedEntry::bytes).sum());
                 let mut at = from;
                 for entry in entries {
                     self.skip_gap(Span::new(at, entry.first_offset()), effects);
@@ -285,7 +288,8 @@ impl Place {
     pub(crate) fn tick(&mut self, now: Mono, end: Offset, effects: &mut Effects<Output>) {
         if self.rest_at.is_some_and(|at| at <= now) {
             self.window.clear();
-            self.rest_at = None;
+            self.ahead.rest();
+            (self.rest_at, self.rested) = (None, true);
         }
         let settled = self.subscription.expire(now);
         let due = !settled.is_empty() || self.subscription.fates().first_ready().is_some();
@@ -330,17 +334,18 @@ impl Place {
                 break;
             }
         }
+        self.rested &= !took;
         let frontier = self.subscription.frontier();
         let fates = self.subscription.fates();
         let first = needed.map_or(frontier, |(_, offset)| offset);
-        self.window.retain(first, AHEAD_BYTES + READ_BYTES, |span| span.end > frontier || fates.any_ready(span));
+        self.window.retain(first, 2 * self.ahead.bytes(), |span| span.end > frontier || fates.any_ready(span));
         if took || self.rest_at.is_none() || self.window.bytes() == 0 {
             self.rest_at = (self.window.bytes() > 0).then(|| now.after(REST));
         }
         if self.reading.is_none() {
-            self.reading = needed.or_else(|| self.ahead(end));
+            self.reading = needed.or_else(|| self.read_ahead(end));
             if let Some((consumer, from)) = self.reading {
-                let event = Event::Read { from, bytes_max: READ_BYTES };
+                let event = Event::Read { from, bytes_max: self.ahead.begin(needed.is_some()) };
                 effects.now.push(Output::Post(self.slots[&consumer].clone(), event));
             }
         }
@@ -368,13 +373,16 @@ impl Place {
         effects.now.push(Output::Post(self.slots[&consumer].clone(), Event::Delivery(delivery)));
     }
 
-    /// What to read before it is due, and who does it: somebody whose credit goes on.
-    fn ahead(&self, end: Offset) -> Option<(ConsumerId, Offset)> {
+    /// What to read before it is due, and who does it: somebody whose credit goes on, also one that has no room at the moment. Were
+    /// room waited for, messages would be read and sent by turns. It is, where nobody took what was read before.
+    fn read_ahead(&self, end: Offset) -> Option<(ConsumerId, Offset)> {
         let reach = self.window.reach(self.subscription.frontier());
-        if reach >= end || self.window.bytes() >= AHEAD_BYTES {
+        if reach >= end || self.window.bytes() >= self.ahead.bytes() {
             return None;
         }
-        self.turn().last().map(|&consumer| (consumer, reach))
+        let goes_on = |slot: &Slot| if self.rested { slot.is_ready() } else { slot.goes_on() };
+        let reader = self.slots.iter().rfind(|(_, slot)| goes_on(slot));
+        reader.map(|(&consumer, _)| (consumer, reach))
     }
 
     fn dismiss(&mut self, consumer: ConsumerId, fault: &Fault, effects: &mut Effects<Output>) {

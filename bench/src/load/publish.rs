@@ -33,6 +33,7 @@ pub(super) struct Published {
 }
 
 /// A message that was handed to the producer.
+#[derive(Debug)]
 struct Sent {
     since: Mono,
     pending: Pending,
@@ -41,7 +42,6 @@ struct Sent {
 /// One producer, and where its receipts are awaited: in order for each partition, as that is how they come.
 struct Sender {
     plan: Arc<Plan>,
-    receipts: Tasks,
     producer: Producer,
     topic: usize,
     number: u32,
@@ -50,7 +50,24 @@ struct Sender {
     sequence: u64,
     limit: u64,
     tally: Tally,
-    lanes: Vec<Option<mpsc::Sender<Sent>>>,
+    receipts: Receipts,
+}
+
+/// Where the receipts of one producer are awaited. What is sent is handed over many at a time, as a hand-over for each message costs
+/// as much as the message.
+struct Receipts {
+    plan: Arc<Plan>,
+    tasks: Tasks,
+    lanes: Vec<Lane>,
+    /// The partitions that have something to hand over.
+    filled: Vec<u32>,
+}
+
+/// One partition of a producer: what was sent and not yet handed to whoever awaits its receipts.
+#[derive(Default)]
+struct Lane {
+    sent: Vec<Sent>,
+    collector: Option<mpsc::Sender<Vec<Sent>>>,
 }
 
 /// All producers, connected.
@@ -79,9 +96,9 @@ impl Publishers {
                     .await
                     .map_err(Error::client(format!("cannot publish to {name}")))?;
                 let number = u32::try_from(senders.len()).expect("producers are bounded");
+                let lanes = (0..producer.partitions()).map(|_| Lane::default()).collect();
                 senders.push(Sender {
                     plan: Arc::clone(plan),
-                    receipts: receipts.clone(),
                     topic,
                     number,
                     content: Writer::new(number, load.message_size, &plan.entropy),
@@ -89,7 +106,7 @@ impl Publishers {
                     sequence: 0,
                     limit: plan.messages_max(number),
                     tally: Tally::default(),
-                    lanes: (0..producer.partitions()).map(|_| None).collect(),
+                    receipts: Receipts { plan: Arc::clone(plan), tasks: receipts.clone(), lanes, filled: Vec::new() },
                     producer,
                 });
             }
@@ -108,7 +125,8 @@ impl Publishers {
         }
         let mut tallies = vec![Tally::default(); self.plan.topics.len()];
         let mut producers = Vec::with_capacity(self.senders.len());
-        for sender in self.senders {
+        for mut sender in self.senders {
+            sender.receipts.hand_over().await;
             tallies[sender.topic].join(sender.tally);
             // The lanes go, so that who awaits their receipts ends with the last one.
             producers.push(sender.producer);
@@ -148,6 +166,7 @@ async fn on_schedule(
                     return Ok(());
                 }
             }
+            join_all(senders.iter_mut().map(|sender| sender.receipts.hand_over())).await;
             let late = plan.clock.mono().since(intended);
             plan.published.add(|figures| figures.delay.record(ns(late), due.count));
             if stop.is_stopping() {
@@ -172,6 +191,7 @@ impl Sender {
                     return;
                 }
             }
+            self.receipts.hand_over().await;
             tokio::task::yield_now().await;
         }
     }
@@ -191,6 +211,8 @@ impl Sender {
             match poll!(&mut queue) {
                 std::task::Poll::Ready(queued) => queued,
                 std::task::Poll::Pending => {
+                    // Their receipts are what it waits for.
+                    self.receipts.hand_over().await;
                     let queued = tokio::select! {
                         biased;
                         queued = &mut queue => queued,
@@ -212,33 +234,53 @@ impl Sender {
         };
         self.tally.add(self.number, self.sequence);
         self.sequence += 1;
-        self.lane(pending.partition()).send(Sent { since, pending }).await.is_ok()
-    }
-
-    /// Where the receipts of a partition are awaited.
-    fn lane(&mut self, partition: u32) -> &mpsc::Sender<Sent> {
-        let (plan, receipts) = (&self.plan, &self.receipts);
-        self.lanes[partition as usize].get_or_insert_with(|| {
-            // As many as the window holds, so that the producer's bound is the one that is met.
-            let load = &plan.workload;
-            let (lane, sent) = mpsc::channel((load.window_bytes / load.message_size).clamp(CHUNK, 1 << 17));
-            let plan = Arc::clone(plan);
-            receipts.spawn("receipts", OnFailure::Log, async move {
-                collect(&plan, sent).await;
-                Ok::<(), std::convert::Infallible>(())
-            });
-            lane
-        })
+        self.receipts.add(Sent { since, pending });
+        true
     }
 }
 
+impl Receipts {
+    fn add(&mut self, sent: Sent) {
+        let partition = sent.pending.partition();
+        let lane = &mut self.lanes[partition as usize];
+        if lane.sent.is_empty() {
+            self.filled.push(partition);
+        }
+        lane.sent.push(sent);
+    }
+
+    /// Hands what was sent to whoever awaits its receipts.
+    async fn hand_over(&mut self) {
+        let Self { plan, tasks, lanes, filled } = self;
+        for partition in filled.drain(..) {
+            let Lane { sent, collector } = &mut lanes[partition as usize];
+            let collector = collector.get_or_insert_with(|| begin_to_collect(plan, tasks));
+            let room = Vec::with_capacity(sent.len());
+            // Nobody awaits them once the time to wait for the last ones is over.
+            let _ = collector.send(std::mem::replace(sent, room)).await;
+        }
+    }
+}
+
+/// Begins to await the receipts of one producer and partition.
+fn begin_to_collect(plan: &Arc<Plan>, tasks: &Tasks) -> mpsc::Sender<Vec<Sent>> {
+    // As many as the window holds, so that the producer's bound is the one that is met.
+    let load = &plan.workload;
+    let (lane, sent) = mpsc::channel((load.window_bytes / load.message_size).clamp(CHUNK, 1 << 17));
+    let plan = Arc::clone(plan);
+    tasks.spawn("receipts", OnFailure::Log, async move {
+        collect(&plan, sent).await;
+        Ok::<(), std::convert::Infallible>(())
+    });
+    lane
+}
+
 /// Awaits the receipts of one producer and partition, in order.
-async fn collect(plan: &Plan, mut sent: mpsc::Receiver<Sent>) {
-    let mut chunk = Vec::with_capacity(CHUNK);
+async fn collect(plan: &Plan, mut sent: mpsc::Receiver<Vec<Sent>>) {
     let mut told = Told { plan, now: plan.clock.mono(), age: 0, nanos: Vec::with_capacity(CHUNK) };
-    while sent.recv_many(&mut chunk, CHUNK).await > 0 {
+    while let Some(chunk) = sent.recv().await {
         told.age = READING_LASTS;
-        for Sent { since, mut pending } in chunk.drain(..) {
+        for Sent { since, mut pending } in chunk {
             let receipt = if let Some(receipt) = (&mut pending).now_or_never() {
                 receipt
             } else {

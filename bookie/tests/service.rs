@@ -32,7 +32,7 @@ async fn serve(house: &House) -> Served {
     let address = listener.local_addr().expect("bound");
     let (bookie, reaper) = (life.running.bookie.clone(), life.running.reaper.clone());
     let routes = Routes::new(Service::server(bookie, reaper, Limits::default()));
-    net::serve("bookie", &life.tasks, listener, routes, &Lanes::here());
+    net::serve("bookie", net::Callers::Servers, &life.tasks, listener, routes, &Lanes::here());
     let endpoint = net::endpoint(Endpoint::from_shared(format!("http://{address}")).expect("valid"));
     let client = BookieServiceClient::new(endpoint.connect().await.expect("connected"));
     let us = life.running.bookie.identity().incarnation;

@@ -21,7 +21,8 @@ pub struct Config {
     pub background_bytes_max: usize,
     /// A bookie that owes an add for this long, in milliseconds, while its peers answer, is replaced if there is a spare.
     pub slow_after_ms: u64,
-    /// A bookie that owes an add for this long, in milliseconds, is not counted on any more.
+    /// A bookie that owes an add for this long, in milliseconds, is not counted on any more. One that refuses connections is not for
+    /// a tenth of a second where nothing can be confirmed without it.
     pub bad_after_ms: u64,
     /// A bookie that has not opened a new ledger in this time, in milliseconds, is passed over.
     pub open_timeout_ms: u64,

@@ -45,8 +45,8 @@ pub(crate) struct Member {
     pub(crate) is_stranger: bool,
     /// When the newest add that it answered was sent.
     progress: Option<Mono>,
-    /// Since when adds to it got lost, and none was answered.
-    lost_since: Option<Mono>,
+    /// When adds to it began to get lost, and when the last one did, with none answered in between.
+    lost: Option<(Mono, Mono)>,
     backoff: Backoff,
     resend_at: Option<Mono>,
 }
@@ -61,7 +61,7 @@ impl Member {
             refuses: false,
             is_stranger: false,
             progress: None,
-            lost_since: None,
+            lost: None,
             backoff,
             resend_at: None,
         }
@@ -71,7 +71,7 @@ impl Member {
     pub(crate) fn owe(&mut self, now: Mono, entry: EntryId, bytes: usize) -> bool {
         self.bytes += bytes;
         self.adds.insert(entry, InFlight { call: None, since: now, bytes });
-        self.resend_at.is_none()
+        self.resend_at.is_none() && self.lost.is_none()
     }
 
     /// The add goes out.
@@ -87,19 +87,32 @@ impl Member {
             self.progress = self.progress.max(Some(add.since));
         }
         self.refuses = false;
-        self.lost_since = None;
+        self.answered();
         self.backoff.reset();
     }
 
-    /// The add got lost, as happens where nobody listens; it is sent again after a pause.
-    pub(crate) fn lose(&mut self, now: Mono, entry: EntryId) {
-        self.lost_since.get_or_insert(now);
+    /// It answers: what was held back while adds got lost is due.
+    fn answered(&mut self) {
+        if self.lost.take().is_some() {
+            self.resend_at = Some(self.resend_at.unwrap_or_default());
+        }
+    }
+
+    /// It takes the add at another time.
+    pub(crate) fn put_off(&mut self, now: Mono, entry: EntryId) {
+        self.answered();
         self.postpone(now, entry);
     }
 
-    /// When it counts as gone: adds to it got lost for `gone_after`, and none was answered.
-    pub(crate) fn gone_at(&self, gone_after: Duration) -> Option<Mono> {
-        self.lost_since.map(|since| since.after(gone_after))
+    /// The add got lost, as happens where nobody listens; it is sent again after a pause, and until one is answered no other is.
+    pub(crate) fn lose(&mut self, now: Mono, entry: EntryId) {
+        self.lost.get_or_insert((now, now)).1 = now;
+        self.postpone(now, entry);
+    }
+
+    /// Whether it is gone: adds to it got lost again and again for `gone_after`, and none was answered. One that is silent is not.
+    pub(crate) fn is_gone(&self, gone_after: Duration) -> bool {
+        self.lost.is_some_and(|(first, last)| last.since(first) >= gone_after)
     }
 
     /// The add did not get through; it is sent again after a pause.
@@ -115,17 +128,17 @@ impl Member {
     /// The bookie can't store it, by its own fault; asked again all the same, in case there is nobody else.
     pub(crate) fn refuse(&mut self, now: Mono, entry: EntryId) {
         self.refuses = true;
-        self.lost_since = None;
-        self.postpone(now, entry);
+        self.put_off(now, entry);
     }
 
-    /// The adds to be sent again now, in order.
+    /// The adds to be sent again now, in order. Where they get lost, one of them: it shows whether the bookie is there again.
     pub(crate) fn due(&mut self, now: Mono) -> Vec<EntryId> {
         if self.resend_at.is_none_or(|at| now < at) {
             return Vec::new();
         }
         self.resend_at = None;
-        self.adds.iter().filter(|(_, add)| add.call.is_none()).map(|(entry, _)| *entry).collect()
+        let most = if self.lost.is_some() { 1 } else { usize::MAX };
+        self.adds.iter().filter(|(_, add)| add.call.is_none()).map(|(entry, _)| *entry).take(most).collect()
     }
 
     /// Gives up the adds up to `lac`: they are confirmed without this bookie, which is short of them from now on.
@@ -193,7 +206,7 @@ impl Member {
         for add in self.adds.values_mut() {
             add.since = now;
         }
-        self.lost_since = self.lost_since.map(|_| now);
+        self.lost = self.lost.map(|_| (now, now));
     }
 
     // Entries are owed in order, so the first has been owed longest.

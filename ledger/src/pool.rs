@@ -41,7 +41,7 @@ struct Known {
     suspects: BTreeMap<BookieId, Suspicion>,
 }
 
-/// A bookie is avoided until then, or until it begins anew: what the process before did wrong says nothing of this one.
+/// A bookie is avoided until then, or until it registers anew: mostly that is another process, of which this says nothing.
 struct Suspicion {
     until: Mono,
     /// The session it lived by; `None` if it did not.

@@ -34,14 +34,31 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTIONS_MAX: usize = 10_000;
 /// The most streams of one connection.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
-/// The most streams of one connection that may be given up before they are looked at; past it the connection ends, and all others
-/// on it. A peer that gives up all that it asked at once is none that floods: a recovery has its answers, and lets the rest go.
-const PENDING_RESETS_MAX: usize = STREAMS_PER_CONNECTION_MAX as usize;
 /// How often a silent connection is probed, and how long the answer may take.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
+/// Who calls a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Callers {
+    /// Applications, of whom nothing is known.
+    Clients,
+    /// The servers of the same cluster.
+    Servers,
+}
+
+impl Callers {
+    /// The most streams of one connection that may be given up before they are looked at; past it the connection ends, and all
+    /// that is on it. That is for who floods. A server that has enough answers gives up the other calls, many at once.
+    const fn pending_resets_max(self) -> usize {
+        match self {
+            Self::Clients => 20,
+            Self::Servers => STREAMS_PER_CONNECTION_MAX as usize,
+        }
+    }
+}
+
 /// A server with the transport's settings.
-pub fn server() -> Server {
+fn server(callers: Callers) -> Server {
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -50,7 +67,7 @@ pub fn server() -> Server {
         .http2_keepalive_interval(Some(KEEP_ALIVE.0))
         .http2_keepalive_timeout(Some(KEEP_ALIVE.1))
         .http2_max_header_list_size(16 << 10)
-        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+        .http2_max_pending_accept_reset_streams(Some(callers.pending_resets_max()))
 }
 
 /// A client endpoint with the transport's settings.
@@ -169,7 +186,7 @@ async fn give(to_lanes: &[mpsc::Sender<Accepted>], turn: usize, mut accepted: Ac
 ///
 /// Connections are handed round the lanes. Past [`CONNECTIONS_MAX`] a new one is closed at once. An accept that fails for want of
 /// descriptors is retried with a pause (C56).
-pub fn serve(name: &'static str, tasks: &Tasks, listener: TcpListener, routes: Routes, lanes: &Lanes) {
+pub fn serve(name: &'static str, callers: Callers, tasks: &Tasks, listener: TcpListener, routes: Routes, lanes: &Lanes) {
     let mut to_lanes = Vec::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     for lane in lanes.runtimes() {
@@ -184,7 +201,7 @@ pub fn serve(name: &'static str, tasks: &Tasks, listener: TcpListener, routes: R
         let _lane = lane.enter();
         tasks.spawn(name, OnFailure::ShutDown, async move {
             let stopping = async { stop.stopping().await };
-            server().add_routes(routes).serve_with_incoming_shutdown(connections, stopping).await
+            server(callers).add_routes(routes).serve_with_incoming_shutdown(connections, stopping).await
         });
     }
     let stop = tasks.clone();

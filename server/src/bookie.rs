@@ -185,7 +185,7 @@ async fn start(config: &Config, process: &Process, parts: &Parts, port: Port, re
     let (internal, health) = ports::internal().await;
     let service = Service::server(running.bookie, running.reaper, process.limits);
     let routes = ports::explaining(internal.add_service(service));
-    net::serve("internal", &parts.bookie, port.listener, routes, &process.lanes);
+    net::serve("internal", net::Callers::Servers, &parts.bookie, port.listener, routes, &process.lanes);
     tracing::info!(bookie = config.name, cluster = config.cluster, internal = address, data = %config.data.display(), "serving");
     Ok(Up { health })
 }

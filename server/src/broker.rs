@@ -186,7 +186,7 @@ async fn start(config: &Config, process: &Process, parts: &Parts, ports: Ports, 
     ports::stop_serving(&internal_health).await;
     let forwarded = ForwardEdge::new(process.limits);
     let internal = ports::explaining(internal.add_service(forwarded.service()));
-    net::serve("internal", &parts.connections, ports.internal.listener, internal, &process.lanes);
+    net::serve("internal", net::Callers::Servers, &parts.connections, ports.internal.listener, internal, &process.lanes);
     let metadata = cluster::join(&config.metadata, &config.cluster, process, &parts.store, &parts.session).await?;
     let addresses = (
         reached_at(&config.advertise.client, ports.client.address),
@@ -195,7 +195,7 @@ async fn start(config: &Config, process: &Process, parts: &Parts, ports: Ports, 
     let broker = register(config, process, parts, &metadata, addresses.clone(), registry).await?;
     forwarded.serve(broker.clone());
     let (public, public_health) = ports::public(&broker, registry).await?;
-    net::serve("clients", &parts.connections, ports.client.listener, public, &process.lanes);
+    net::serve("clients", net::Callers::Clients, &parts.connections, ports.client.listener, public, &process.lanes);
     ports::serving(&internal_health).await;
     let (client, internal) = addresses;
     tracing::info!(broker = config.name, cluster = config.cluster, client, internal, "serving");

@@ -82,7 +82,14 @@ pub async fn serve(part: Part, tasks: &Tasks) -> io::Result<SocketAddr> {
     };
     let listener = net::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let address = listener.local_addr()?;
-    net::serve("bare", tasks, listener, Routes::new(Bare::new(handler, ACKS)), &Lanes::start(tasks, "bare", 1)?);
+    net::serve(
+        "bare",
+        net::Callers::Servers,
+        tasks,
+        listener,
+        Routes::new(Bare::new(handler, ACKS)),
+        &Lanes::start(tasks, "bare", 1)?,
+    );
     Ok(address)
 }
 

@@ -19,19 +19,20 @@ impl Writer {
         let peers = self.members.iter().enumerate().filter(|(other, _)| *other != place);
         let best = peers.filter_map(|(_, member)| member.progress()).max();
         match self.members[place].health(now, self.config.slow_after, self.config.bad_after, best) {
-            _ if self.is_gone(now, place) && self.is_cut_off(now) => Health::Bad,
+            _ if self.is_gone(place) && self.is_cut_off() => Health::Bad,
             health => health,
         }
     }
 
-    fn is_gone(&self, now: Mono, place: usize) -> bool {
-        self.members[place].gone_at(self.config.gone_after).is_some_and(|at| at <= now)
+    fn is_gone(&self, place: usize) -> bool {
+        self.members[place].is_gone(self.config.gone_after)
     }
 
-    /// Whether something can't be confirmed for want of members that are gone. Whoever else would wait for them lets them come back.
-    fn is_cut_off(&self, now: Mono) -> bool {
+    /// Whether something waits while, for want of members that are gone, some write set has no ack quorum. Elsewhere they may come
+    /// back in their own time.
+    fn is_cut_off(&self) -> bool {
         let replication = self.record.metadata.replication;
-        !self.tracker.is_empty() && !replication.every_write_set_has(replication.ack(), |place| !self.is_gone(now, place))
+        !self.tracker.is_empty() && !replication.every_write_set_has(replication.ack(), |place| !self.is_gone(place))
     }
 
     /// Whether some write set is left with fewer than an ack quorum to count on.

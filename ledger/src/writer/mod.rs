@@ -52,7 +52,8 @@ pub struct WriterConfig {
     pub slow_after: Duration,
     /// A member that owes an add for this long is not counted on.
     pub bad_after: Duration,
-    /// A bookie to which adds got lost for this long is not counted on, where without it nothing can be confirmed.
+    /// A bookie to which adds got lost for this long, with none answered, is not counted on where without it a write set has no ack
+    /// quorum.
     pub gone_after: Duration,
     /// A replacement that has not opened the ledger in this time is passed over (C68).
     pub open_timeout: Duration,
@@ -375,7 +376,7 @@ impl Writer {
             Refusal::Conflict => self.die(Death::Conflict { entry }),
             Refusal::TooLarge => self.hand_back(now, HandBack::TooLarge { entry }),
             // What arrived broken may arrive whole the next time; a bookie to which it never does is late in the end.
-            Refusal::Busy | Refusal::Corrupt => self.members[place].postpone(now, entry),
+            Refusal::Busy | Refusal::Corrupt => self.members[place].put_off(now, entry),
             Refusal::UnknownLedger | Refusal::ReadOnly | Refusal::Stopping => {
                 self.members[place].is_stranger = refusal == Refusal::UnknownLedger;
                 self.members[place].refuse(now, entry);
@@ -529,11 +530,10 @@ impl Machine for Writer {
             Phase::Closing { .. } | Phase::Open => None,
         };
         let members = self.members.iter().filter_map(|m| m.wakeup(self.seen, self.config.slow_after, self.config.bad_after));
-        let gone = self.members.iter().filter_map(|m| m.gone_at(self.config.gone_after)).filter(|at| *at > self.seen).min();
         let change = self.change.as_ref().and_then(EnsembleChange::wakeup);
         let cas = self.cas.as_ref().map(|cas| cas.pending.wakeup());
         // A spare is looked for only while nothing else is under way.
         let spare = self.spare_retry_at.filter(|_| change.is_none() && cas.is_none());
-        members.chain([linger, gone, change, cas, spare, self.lac_due].into_iter().flatten()).min()
+        members.chain([linger, change, cas, spare, self.lac_due].into_iter().flatten()).min()
     }
 }

@@ -359,23 +359,47 @@ fn c54_a_pause_of_the_writers_own_process_is_no_bookies_fault() {
 #[test]
 fn c54_a_bookie_that_is_gone_is_replaced_soon_where_nothing_is_confirmed_without_it() {
     let two = Replication::new(2, 2, 2).unwrap();
-    for back_after in [50, 5_000] {
-        let mut world = World::new(3, ledger(&[0, 1], two));
-        let mut writer = Driver::writer(&world, live(0..3));
-        writer.append(&mut world, 3);
-        world.gate(1, Gate::Refuse);
-        writer.append(&mut world, 1);
-        writer.pass(&mut world, ms(back_after.min(300)));
-        if back_after < 100 {
-            world.gate(1, Gate::Pass);
-            writer.pass(&mut world, ms(300));
-            assert_eq!(world.metadata().last_fragment().ensemble, [b(0), b(1)], "it began anew");
-        } else {
-            assert_eq!(world.metadata().last_fragment().ensemble, [b(0), b(2)]);
-            assert_eq!(world.metadata().last_fragment().first, e(3));
-        }
-        assert_eq!(writer.lac(), Some(3), "back after {back_after} ms");
-    }
+    let mut world = World::new(3, ledger(&[0, 1], two));
+    let mut writer = Driver::writer(&world, live(0..3));
+    writer.append(&mut world, 3);
+    world.gate(1, Gate::Refuse);
+    writer.append(&mut world, 1);
+    writer.pass(&mut world, ms(400));
+    assert_eq!(world.metadata().last_fragment().ensemble, [b(0), b(2)]);
+    assert_eq!(world.metadata().last_fragment().first, e(3));
+    assert_eq!(writer.lac(), Some(3));
+}
+
+#[test]
+fn c54_a_bookie_that_is_gone_keeps_its_place_where_it_is_not_missed() {
+    let mut world = three();
+    // Slowness is another matter.
+    let config = WriterConfig { slow_after: ms(10_000), bad_after: ms(20_000), ..WriterConfig::default() };
+    let mut writer = Driver::writer_with(&world, live(0..4), config);
+    writer.append(&mut world, 3);
+    world.gate(2, Gate::Refuse);
+    writer.append(&mut world, 50);
+    let asked = writer.asked(2);
+    writer.pass(&mut world, ms(900));
+    assert_eq!((writer.lac(), world.changes.len()), (Some(52), 0));
+    assert!((1..=10).contains(&(writer.asked(2) - asked)), "one is sent again to see whether it is there, not all");
+    world.gate(2, Gate::Pass);
+    writer.pass(&mut world, ms(1_100));
+    assert_eq!(world.at(2).entries.len(), 53, "then all of them");
+}
+
+#[test]
+fn c54_one_add_that_got_lost_before_a_bookie_is_slow_is_no_sign_that_it_is_gone() {
+    let two = Replication::new(2, 2, 2).unwrap();
+    let mut world = World::new(3, ledger(&[0, 1], two));
+    let mut writer = Driver::writer(&world, live(0..3));
+    world.gate(1, Gate::Refuse);
+    writer.append(&mut world, 1);
+    world.gate(1, Gate::Hold);
+    writer.pass(&mut world, ms(800));
+    assert!(world.changes.is_empty() && writer.suspects.is_empty());
+    writer.release(&mut world, |_, _| true);
+    assert_eq!(writer.lac(), Some(0));
 }
 
 #[test]

@@ -154,7 +154,7 @@ async fn three() -> (Cluster, BTreeMap<BookieId, Tasks>) {
         let table = TableBookie::new();
         let service = BookieServiceServer::new(Service(table.clone(), b(number).incarnation))
             .max_decoding_message_size(limits.rpc_bytes_max());
-        net::serve("bookie", &tasks, listener, Routes::new(service), &Lanes::here());
+        net::serve("bookie", net::Callers::Servers, &tasks, listener, Routes::new(service), &Lanes::here());
         bookies.insert(b(number), table);
         servers.insert(b(number), tasks);
     }

@@ -101,7 +101,7 @@ async fn start(config: &Config, process: &Process, parts: &Parts, ports: Ports, 
     let bookies = start_bookies(config, process, &metadata, &parts.bookies, internal, registry).await?;
     let broker = start_broker(config, process, &metadata, &bookies, &parts.broker, addresses, registry).await?;
     let (routes, health) = ports::public(&broker, registry).await?;
-    net::serve("clients", &parts.connections, client.listener, routes, &process.lanes);
+    net::serve("clients", net::Callers::Clients, &parts.connections, client.listener, routes, &process.lanes);
     let (client, internal) = addresses;
     tracing::info!(%client, %internal, %http, data = %config.data.display(), bookies = bookies.len(), "serving");
     welcome::print(client, http);
@@ -146,7 +146,7 @@ async fn start_bookies(
         };
         let bookie = alluvium_bookie::start::start(own, address.to_string(), around).await?;
         let service = Service::server(bookie.bookie.clone(), bookie.reaper.clone(), process.limits);
-        net::serve("bookie", tasks, listener, Routes::new(service), &process.lanes);
+        net::serve("bookie", net::Callers::Servers, tasks, listener, Routes::new(service), &process.lanes);
         running.push(bookie);
     }
     Ok(running)

@@ -23,21 +23,28 @@ const MESSAGE: u64 = 10;
 
 /// An entry of batches with these numbers of messages.
 pub(crate) fn entry(first: u64, counts: &[u32]) -> LoadedEntry {
+    large_entry(first, counts, 0)
+}
+
+/// The same, whose batches are stored in so many bytes.
+pub(crate) fn large_entry(first: u64, counts: &[u32], blob_bytes: u32) -> LoadedEntry {
     let batches: Vec<BatchDescriptor> = counts
         .iter()
         .map(|&count| BatchDescriptor {
             header: BatchHeader {
                 count,
-                inflated_bytes: count * u32::try_from(MESSAGE).expect("small"),
+                inflated_bytes: blob_bytes.max(count * u32::try_from(MESSAGE).expect("small")),
                 ..BatchHeader::default()
             },
             checksum: Crc32c::new(0),
-            blob_bytes: 0,
+            blob_bytes,
             producer: None,
         })
         .collect();
     let header = EntryHeader { first_offset: Offset::new(first), server_time: Timestamp::from_millis(1), batches };
-    LoadedEntry::decode((LedgerId::new(1), EntryId::new(first)), &header.encode(), None).expect("its own encoding")
+    let mut body = header.encode().to_vec();
+    body.resize(body.len() + counts.len() * blob_bytes as usize, 0);
+    LoadedEntry::decode((LedgerId::new(1), EntryId::new(first)), &body.into(), None).expect("its own encoding")
 }
 
 fn name() -> SubscriptionName {

@@ -114,7 +114,7 @@ impl Place {
             self.reading = None;
         }
         if self.slots.is_empty() {
-            self.window.clear();
+            self.forget_what_was_read();
         }
         self.dispatch(now, end, effects);
     }
@@ -269,7 +269,7 @@ impl Place {
         for consumer in consumers {
             self.dismiss(consumer, &fault, effects);
         }
-        self.window.clear();
+        self.forget_what_was_read();
         self.losses.clear();
         (self.reading, self.paused_until, self.failures) = (None, None, 0);
     }
@@ -338,7 +338,7 @@ impl Place {
         let frontier = self.subscription.frontier();
         let fates = self.subscription.fates();
         let first = needed.map_or(frontier, |(_, offset)| offset);
-        self.window.retain(first, 2 * self.ahead.bytes(), |span| span.end > frontier || fates.any_ready(span));
+        self.window.retain(first, Ahead::KEPT_MAX, |span| span.end > frontier || fates.any_ready(span));
         if took || self.rest_at.is_none() || self.window.bytes() == 0 {
             self.rest_at = (self.window.bytes() > 0).then(|| now.after(REST));
         }
@@ -380,9 +380,9 @@ impl Place {
         if reach >= end || self.window.bytes() >= self.ahead.bytes() {
             return None;
         }
-        let goes_on = |slot: &Slot| if self.rested { slot.is_ready() } else { slot.goes_on() };
-        let reader = self.slots.iter().rfind(|(_, slot)| goes_on(slot));
-        reader.map(|(&consumer, _)| (consumer, reach))
+        let goes_on = || self.slots.iter().find(|(_, slot)| !self.rested && slot.goes_on()).map(|(&consumer, _)| consumer);
+        let reader = self.turn().last().copied().or_else(goes_on);
+        reader.map(|consumer| (consumer, reach))
     }
 
     fn dismiss(&mut self, consumer: ConsumerId, fault: &Fault, effects: &mut Effects<Output>) {
@@ -401,7 +401,14 @@ impl Place {
             self.subscription.leave(consumer, &[], &[]);
             self.dismiss(consumer, fault, effects);
         }
+        self.forget_what_was_read();
+    }
+
+    /// Whoever comes next begins with little.
+    fn forget_what_was_read(&mut self) {
         self.window.clear();
+        self.ahead.rest();
+        self.rested = false;
     }
 
     fn settle(&self, settled: Settled) {
@@ -445,5 +452,122 @@ impl Place {
     #[cfg(test)]
     pub(crate) fn consumers(&self) -> Vec<ConsumerId> {
         self.subscription.consumers().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alluvium_types::ids::PartitionIndex;
+    use alluvium_types::names::SubscriptionName;
+    use tokio::sync::oneshot;
+
+    use super::super::credit::Grant;
+    use super::super::mailbox::Mailbox;
+    use super::super::model::large_entry;
+    use super::*;
+    use crate::topic::{Output as _, SubscriptionKind};
+
+    const MIB: u32 = 1 << 20;
+    const END: Offset = Offset::new(1 << 20);
+    const BOUND: Bound = Bound { consumer_messages: 1 << 20, subscription_messages: 1 << 20, consumers: 50 };
+
+    /// A log of entries of ten messages, half a MiB each, and one consumer.
+    struct World {
+        place: Place,
+        mailbox: Mailbox,
+        consumer: ConsumerId,
+        now: Mono,
+        effects: Effects<Output>,
+        reads: Vec<(Offset, usize)>,
+        delivered: usize,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let name = SubscriptionName::parse("s").expect("valid");
+            let spec = SubscriptionSpec { name, id: Revision::new(1), kind: SubscriptionKind::Exclusive, start: Offset::ZERO };
+            let place = Place::new(&spec, Cursor::at(Offset::ZERO), BOUND);
+            Self {
+                place,
+                mailbox: Mailbox::new(),
+                consumer: ConsumerId::new(0),
+                now: Mono::default(),
+                effects: Effects::default(),
+                reads: Vec::new(),
+                delivered: 0,
+            }
+        }
+
+        fn join(&mut self, number: u64) {
+            (self.mailbox, self.consumer) = (Mailbox::new(), ConsumerId::new(number));
+            self.mailbox.grant(Grant { messages: 1 << 30, bytes: 1 << 40 }).expect("fine");
+            let request = JoinRequest {
+                subscription: self.place.name.clone(),
+                consumer: self.consumer,
+                name: String::new(),
+                takeover: false,
+                ack_deadline: None,
+                held: Vec::new(),
+                slot: self.mailbox.slot(PartitionIndex::new(0)),
+                reply: oneshot::channel().0,
+            };
+            self.place.join(self.now, request, END, &mut self.effects);
+            self.take();
+        }
+
+        fn take(&mut self) {
+            self.effects.now.drain(..).for_each(Output::perform);
+            while let Some((_, event)) = self.mailbox.pop() {
+                match event {
+                    Event::Read { from, bytes_max } => self.reads.push((from, bytes_max)),
+                    Event::Delivery(_) => self.delivered += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+
+        /// The last read comes to its end, whole.
+        fn answer(&mut self) {
+            let (from, bytes_max) = self.reads[self.reads.len() - 1];
+            let entries = (0..(bytes_max as u64 * 2 / u64::from(MIB)).max(1))
+                .map(|number| large_entry(from.get() + 10 * number, &[10], MIB / 2))
+                .collect();
+            self.place.entries(self.now, self.consumer, from, Ok(entries), END, &mut self.effects);
+            self.take();
+        }
+    }
+
+    #[test]
+    fn more_is_read_for_a_consumer_without_room_as_far_as_it_is_taken() {
+        let mut world = World::new();
+        world.join(1);
+        for _ in 0..40 {
+            let before = world.reads.len();
+            world.answer();
+            if world.reads.len() == before {
+                break;
+            }
+        }
+        let reads = world.reads.len();
+        assert!(!world.place.slots[&world.consumer].is_ready() && reads > 1, "{reads} reads, and no room");
+        assert!(world.place.window.bytes() <= Ahead::KEPT_MAX, "what is at hand is bounded");
+        // It takes nothing: what is at hand goes, and nothing is read for it again, whatever is published.
+        world.now = world.now.after(REST);
+        world.place.tick(world.now, END, &mut world.effects);
+        world.place.dispatch(world.now, END, &mut world.effects);
+        world.take();
+        assert_eq!((world.place.window.bytes(), world.reads.len()), (0, reads));
+    }
+
+    #[test]
+    fn who_begins_anew_begins_with_small_reads() {
+        let mut world = World::new();
+        for number in 1..6 {
+            world.join(number);
+            assert_eq!(world.reads.last().expect("it reads").1, 512 << 10, "consumer {number}");
+            world.answer();
+            let (mut effects, end) = (Effects::default(), END);
+            world.place.leave(world.now, world.consumer, &[], &[], end, &mut effects);
+        }
     }
 }

@@ -31,7 +31,7 @@ pub(crate) trait Layout {
     fn from(&self, offset: Offset) -> Option<&[Shape]>;
 }
 
-/// The entries of one subscription that are at hand. Holds little: what is next, and about as much again read ahead.
+/// The entries of one subscription that are at hand: what is next, and about as much again read ahead (`Ahead::KEPT_MAX`).
 #[derive(Default, Debug)]
 pub(crate) struct Window {
     entries: BTreeMap<Offset, Held>,

@@ -20,7 +20,7 @@ const ROLL_BYTES_MIN: u64 = 16 << 20;
 /// ...and past so many times its snapshot...
 const ROLL_FACTOR: u64 = 4;
 /// ...where an entry counts for this at least, in bytes: to a takeover, which reads all of it, a small one is a transfer of its own.
-const ENTRY_COST: u64 = 16 << 10;
+const ENTRY_COST: u64 = 4 << 10;
 
 /// How long after a sweep that left something the next one begins.
 const SWEEP_AGAIN: Duration = Duration::from_secs(5);

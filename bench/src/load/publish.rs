@@ -20,7 +20,7 @@ use crate::ns;
 use crate::schedule::Schedule;
 use crate::verify::Tally;
 
-/// Messages that are looked at together.
+/// Messages that are handed over together, at most.
 const CHUNK: usize = 1024;
 /// After how many messages a reading of the clock is too old to go by.
 const READING_LASTS: usize = 64;
@@ -166,7 +166,6 @@ async fn on_schedule(
                     return Ok(());
                 }
             }
-            join_all(senders.iter_mut().map(|sender| sender.receipts.hand_over())).await;
             let late = plan.clock.mono().since(intended);
             plan.published.add(|figures| figures.delay.record(ns(late), due.count));
             if stop.is_stopping() {
@@ -235,6 +234,10 @@ impl Sender {
         self.tally.add(self.number, self.sequence);
         self.sequence += 1;
         self.receipts.add(Sent { since, pending });
+        if is_scheduled {
+            // Others may be sent late before this one's turn comes again: it is looked at now.
+            self.receipts.hand_over().await;
+        }
         true
     }
 }
@@ -264,7 +267,7 @@ impl Receipts {
 
 /// Begins to await the receipts of one producer and partition.
 fn begin_to_collect(plan: &Arc<Plan>, tasks: &Tasks) -> mpsc::Sender<Vec<Sent>> {
-    // As many as the window holds, so that the producer's bound is the one that is met.
+    // As many as the window holds, also where each is handed over alone: the producer's bound is the one that is met.
     let load = &plan.workload;
     let (lane, sent) = mpsc::channel((load.window_bytes / load.message_size).clamp(CHUNK, 1 << 17));
     let plan = Arc::clone(plan);

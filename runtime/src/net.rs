@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
@@ -83,9 +83,37 @@ pub fn endpoint(endpoint: Endpoint) -> Endpoint {
         .tcp_nodelay(true)
 }
 
+/// How many connections may wait to be accepted.
+const BACKLOG: u32 = 1024;
+
 /// Binds a listener, also where the last one's connections still linger.
 pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
+}
+
+/// An address that is taken, and refuses connections until it is listened on.
+#[derive(Debug)]
+pub struct Reserved(TcpSocket);
+
+impl Reserved {
+    /// Takes an address that nobody listens on. Of two who take it before either listens, the second to listen fails.
+    pub fn take(address: SocketAddr) -> io::Result<Self> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // Also where the last listener's connections still linger.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(Self(socket))
+    }
+
+    /// Where it is: what was asked for, or the free port that was found.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    /// Takes connections from now on.
+    pub fn listen(self) -> io::Result<TcpListener> {
+        self.0.listen(BACKLOG)
+    }
 }
 
 /// How a process reaches others.
@@ -244,6 +272,18 @@ pub fn serve(name: &'static str, callers: Callers, tasks: &Tasks, listener: TcpL
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_reserved_refuses_until_it_is_listened_on() {
+        let reserved = Reserved::take("127.0.0.1:0".parse().expect("valid")).expect("taken");
+        let address = reserved.address().expect("bound");
+        let is_refused = async || Reach::Sockets.is_refused(&address.to_string(), Duration::from_secs(5)).await;
+        assert!(is_refused().await);
+        let listener = reserved.listen().expect("it is ours");
+        assert!(!is_refused().await);
+        assert!(Reserved::take(address).is_err(), "somebody listens there");
+        drop(listener);
+    }
 
     #[tokio::test]
     async fn a_lane_that_is_behind_is_passed_over() {

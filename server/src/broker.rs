@@ -21,7 +21,7 @@ use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tonic_health::server::HealthReporter;
 
-use crate::ports::{self, Port, reached_at};
+use crate::ports::{self, ClosedPort, reached_at};
 use crate::process::{Process, Serving};
 use crate::settings::{self, Role, Wrong};
 use crate::{cluster, name};
@@ -134,8 +134,8 @@ impl Role for Config {
     async fn run(self) -> anyhow::Result<()> {
         let (process, ending) = Process::begin(&self.log, self.limits(), settings::threads(self.threads))?;
         let ports = Ports {
-            client: ports::bind("client", self.listen.client).await?,
-            internal: ports::bind("internal", self.listen.internal).await?,
+            client: ClosedPort::take("client", self.listen.client)?,
+            internal: ClosedPort::take("internal", self.listen.internal)?,
         };
         let http = ports::bind("http", self.listen.http).await?;
         let parts = Parts {
@@ -152,8 +152,8 @@ impl Role for Config {
 }
 
 struct Ports {
-    client: Port,
-    internal: Port,
+    client: ClosedPort,
+    internal: ClosedPort,
 }
 
 /// Each part stops after those that need it: the connections, the broker with its ledgers, the session, then metadata, through
@@ -181,33 +181,38 @@ impl Serving for Up {
 }
 
 async fn start(config: &Config, process: &Process, parts: &Parts, ports: Ports, registry: &mut Registry) -> anyhow::Result<Up> {
-    // Health is answered while the broker waits for what it needs.
-    let (internal, internal_health) = ports::internal().await;
-    ports::stop_serving(&internal_health).await;
-    let forwarded = ForwardEdge::new(process.limits);
-    let internal = ports::explaining(internal.add_service(forwarded.service()));
-    net::serve("internal", net::Callers::Servers, &parts.connections, ports.internal.listener, internal, &process.lanes);
     let metadata = cluster::join(&config.metadata, &config.cluster, process, &parts.store, &parts.session).await?;
     let addresses = (
         reached_at(&config.advertise.client, ports.client.address),
         reached_at(&config.advertise.internal, ports.internal.address),
     );
-    let broker = register(config, process, parts, &metadata, addresses.clone(), registry).await?;
+    // As long as the name's last bearer looks alive, connections are refused: that tells others that it has ended.
+    let name = BrokerName::parse(&config.name)?;
+    name::vacant(&name, config.session_ttl(), &metadata, process).await?;
+    // Who is registered is reached: whoever asks between the two is put off, and does not take it for one that ended.
+    let (internal, internal_health) = ports::internal().await;
+    ports::stop_serving(&internal_health).await;
+    let forwarded = ForwardEdge::new(process.limits);
+    let internal = ports::explaining(internal.add_service(forwarded.service()));
+    net::serve("internal", net::Callers::Servers, &parts.connections, ports.internal.open()?, internal, &process.lanes);
+    let client_port = ports.client.open()?;
+    let broker = register(config, process, parts, &metadata, name, addresses.clone(), registry).await?;
     forwarded.serve(broker.clone());
     let (public, public_health) = ports::public(&broker, registry).await?;
-    net::serve("clients", net::Callers::Clients, &parts.connections, ports.client.listener, public, &process.lanes);
+    net::serve("clients", net::Callers::Clients, &parts.connections, client_port, public, &process.lanes);
     ports::serving(&internal_health).await;
     let (client, internal) = addresses;
     tracing::info!(broker = config.name, cluster = config.cluster, client, internal, "serving");
     Ok(Up { broker, health: [public_health, internal_health] })
 }
 
-/// Starts the broker, once nobody else bears its name.
+/// Starts the broker, under a name that nobody else bears.
 async fn register(
     config: &Config,
     process: &Process,
     parts: &Parts,
     metadata: &Metadata,
+    name: BrokerName,
     (address, internal_address): (String, String),
     registry: &mut Registry,
 ) -> anyhow::Result<Broker> {
@@ -223,8 +228,6 @@ async fn register(
     ledgers.metrics().register(registry.sub_registry_with_prefix("ledger"));
     let metrics = Metrics::default();
     metrics.register(registry.sub_registry_with_prefix("broker"));
-    let name = BrokerName::parse(&config.name)?;
-    name::vacant(&name, config.session_ttl(), metadata, process).await?;
     let start = async || {
         let around = Surroundings {
             config: config.broker.clone(),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use alluvium_broker::broker::Broker;
 use alluvium_proto::{PUBLIC_DESCRIPTORS, status};
-use alluvium_runtime::net;
+use alluvium_runtime::net::{self, Reserved};
 use anyhow::Context;
 use axum::body::Body;
 use axum::response::Response;
@@ -29,10 +29,36 @@ pub(crate) struct Port {
 
 /// Takes a port; `name` is its field in the section `listen`.
 pub(crate) async fn bind(name: &str, address: SocketAddr) -> anyhow::Result<Port> {
-    let what = || format!("cannot listen on {address} (listen.{name}): is another server running?");
+    let what = || in_use(name, address);
     let listener = net::bind(address).await.with_context(what)?;
     let address = listener.local_addr().with_context(what)?;
     Ok(Port { listener, address })
+}
+
+/// A port that is ours and refuses connections, so that nobody waits for answers there.
+pub(crate) struct ClosedPort {
+    name: &'static str,
+    reserved: Reserved,
+    pub(crate) address: SocketAddr,
+}
+
+impl ClosedPort {
+    /// Takes a port; `name` is its field in the section `listen`.
+    pub(crate) fn take(name: &'static str, address: SocketAddr) -> anyhow::Result<Self> {
+        let what = || in_use(name, address);
+        let reserved = Reserved::take(address).with_context(what)?;
+        let address = reserved.address().with_context(what)?;
+        Ok(Self { name, reserved, address })
+    }
+
+    /// Takes connections from now on.
+    pub(crate) fn open(self) -> anyhow::Result<TcpListener> {
+        self.reserved.listen().with_context(|| in_use(self.name, self.address))
+    }
+}
+
+fn in_use(name: &str, address: SocketAddr) -> String {
+    format!("cannot listen on {address} (listen.{name}): is another server running?")
 }
 
 /// What others are told to connect to.

@@ -74,3 +74,24 @@ async fn another_clusters_prefix_and_a_name_that_is_taken_are_refused() {
     assert!(listed.contains(r#""brokers":1"#), "nobody else was registered: {listed}");
     cluster.wait_bookies("broker-0", 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_was_killed_and_is_back_at_once_is_done_without_until_its_old_session_ends() {
+    const TOPIC: &str = "public/default/t";
+    let mut cluster = Cluster::start(3, 2);
+    cluster.tool("broker-0", &["topic", "create", TOPIC]).ok();
+    cluster.tool("broker-0", &["topic", "move", TOPIC, "--partition", "0", "--to", "broker-1"]).ok();
+    let client = Client::connect(cluster.url("broker-0")).await.expect("connected");
+    let producer = client.producer(TOPIC).build().await.expect("built");
+    producer.send(Message::new("before")).await.expect("stored");
+
+    cluster.kill("broker-1");
+    cluster.spawn("broker-1");
+    wait_log(&mut cluster, "broker-1", "waiting for the end of the last session of this broker's name");
+    let stored = tokio::time::timeout(Duration::from_secs(20), producer.send(Message::new("after"))).await;
+    stored.expect("in time").expect("stored");
+    let log = cluster.process("broker-1").log();
+    let (_, since) = log.rsplit_once("waiting for the end of the last session").expect("it was said");
+    assert!(!since.contains("registered"), "nobody waited for the old session: {log}");
+    cluster.process("broker-1").wait_ready();
+}

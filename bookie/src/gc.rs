@@ -290,7 +290,7 @@ impl Reaper {
             let next = shared.state.lock().store.next_copy();
             let Some(copy) = next else { break };
             let reader = shared.reader.clone();
-            let read = shared.tasks.block(move || reader.read(copy.ledger, copy.entry, copy.from)).await;
+            let read = shared.tasks.block(move || reader.read_disk(copy.ledger, copy.entry, copy.from)).await;
             match read {
                 Ok(frame) => {
                     let bytes = frame.body.len() as u64;

@@ -10,6 +10,9 @@ use crate::log::{Frame, Index, Location, ReadError, Reader};
 const ANSWER_BYTES: usize = 64;
 /// The most answers of one read.
 const ANSWERS_MAX: usize = 4096;
+/// The most that is read without a thread of its own: in bytes of bodies, and in entries.
+const PEEK_BYTES_MAX: usize = 128 << 10;
+const PEEK_ENTRIES_MAX: usize = 256;
 /// How far apart two entries may lie to be read in one transfer.
 const GAP_BYTES_MAX: u64 = 64 << 10;
 
@@ -89,6 +92,35 @@ impl ReadPlan {
         self.transfers.iter().map(|transfer| if transfer.copies { transfer.body_bytes } else { 2 * transfer.body_bytes }).sum()
     }
 
+    /// Reads what can be had without asking the disk: all of it, or nothing. Never blocks; does no more than a little.
+    pub fn peek(&self, reader: &Reader) -> Option<ReadDone> {
+        let bytes: usize = self.transfers.iter().map(|transfer| transfer.body_bytes).sum();
+        if bytes > PEEK_BYTES_MAX || self.found.len() > PEEK_ENTRIES_MAX {
+            return None;
+        }
+        let mut entries = Vec::with_capacity(self.count);
+        let mut entry = self.first;
+        for (found, location) in &self.found {
+            let frame = reader.peek(self.ledger, *found, *location)?;
+            while entry < *found {
+                entries.push(EntryAnswer::Missing(entry, self.missing));
+                entry = entry.next();
+            }
+            entries.push(EntryAnswer::Found(stored(frame, true)));
+            entry = entry.checked_add(1).unwrap_or(entry);
+        }
+        self.fill(&mut entries, entry);
+        Some(ReadDone { answer: ReadAnswer { entries, lac: self.lac }, unreadable: Vec::new() })
+    }
+
+    /// Says of the rest that it is not here.
+    fn fill(&self, entries: &mut Vec<EntryAnswer>, mut entry: EntryId) {
+        while entries.len() < self.count {
+            entries.push(EntryAnswer::Missing(entry, self.missing));
+            entry = entry.checked_add(1).unwrap_or(entry);
+        }
+    }
+
     /// Reads. Blocks.
     pub fn run(&self, reader: &Reader) -> Result<ReadDone, Moved> {
         let mut entries = Vec::with_capacity(self.count);
@@ -114,10 +146,7 @@ impl ReadPlan {
                 entry = entry.checked_add(1).unwrap_or(entry);
             }
         }
-        while entries.len() < self.count {
-            entries.push(EntryAnswer::Missing(entry, self.missing));
-            entry = entry.checked_add(1).unwrap_or(entry);
-        }
+        self.fill(&mut entries, entry);
         Ok(ReadDone { answer: ReadAnswer { entries, lac: self.lac }, unreadable })
     }
 }

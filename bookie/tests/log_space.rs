@@ -4,8 +4,9 @@ mod log_model;
 
 use std::path::Path;
 
-use alluvium_bookie::log::{AppendError, KeepReason, Marks, PrepareError, ReadError, Reader, RecoverError};
+use alluvium_bookie::log::{AppendError, KeepReason, Location, Marks, PrepareError, ReadError, Reader, RecoverError};
 use alluvium_runtime::disk::{Disk, SyncMode};
+use alluvium_types::ids::EntryId;
 
 use log_model::DIR;
 use log_model::model::opened;
@@ -288,4 +289,58 @@ fn b4_rot_is_corrupt_never_data() {
     // Another entry's frame is not the entry either.
     let other = Reader::new(rig.log.files.clone()).read(l(1), e(3), wanted[1].1);
     assert!(matches!(other, Err(ReadError::Corrupt(_))));
+}
+
+/// A log with small entries, and a reader that keeps the chunk they are in.
+fn kept() -> (Rig, Reader, Vec<(EntryId, Location)>) {
+    let mut rig = Rig::new();
+    rig.open_ledger(1);
+    for entry in 0..4 {
+        rig.add(1, entry, &[u8::try_from(entry).expect("small"); 300]);
+    }
+    rig.flush();
+    let places: Vec<_> = rig.log.index.range(l(1), e(0), e(9)).collect();
+    let reader = Reader::new(rig.log.files.clone());
+    assert!(reader.peek(l(1), e(0), places[0].1).is_none());
+    reader.read(l(1), e(0), places[0].1).expect("sound");
+    assert!(reader.peek(l(1), e(0), places[0].1).is_none(), "a lone read is one");
+    reader.read(l(1), e(1), places[1].1).expect("sound");
+    assert_eq!(reader.peek(l(1), e(0), places[0].1).expect("kept").body, vec![0; 300]);
+    (rig, reader, places)
+}
+
+#[test]
+fn b4_c31_what_is_kept_in_memory_is_no_proof_of_what_is_on_disk() {
+    let (rig, reader, places) = kept();
+    let (entry, at) = places[2];
+    rig.disk.rot(&rig.path(at.file), at.offset() + 100..at.offset() + 101);
+    assert_eq!(reader.read(l(1), entry, at).unwrap().body, vec![2; 300], "it was sound when it was read");
+    assert!(matches!(reader.read_disk(l(1), entry, at), Err(ReadError::Corrupt(_))));
+}
+
+#[test]
+fn what_came_after_a_chunk_was_read_is_read_from_the_disk() {
+    let (mut rig, reader, _) = kept();
+    rig.add(1, 4, &[4; 300]);
+    rig.flush();
+    let at = rig.log.index.get(l(1), e(4)).unwrap();
+    assert!(reader.peek(l(1), e(4), at).is_none());
+    assert_eq!(reader.read(l(1), e(4), at).unwrap().body, vec![4; 300]);
+}
+
+#[test]
+fn a_chunk_of_a_file_that_was_released_answers_nothing() {
+    let mut rig = sparse();
+    let at = rig.log.index.get(l(2), e(0)).unwrap();
+    let reader = Reader::new(rig.log.files.clone());
+    for _ in 0..2 {
+        reader.read(l(2), e(0), at).unwrap();
+    }
+    assert!(reader.peek(l(2), e(0), at).is_some());
+    rig.mark(2, deleted());
+    rig.flush();
+    rig.log.index.remove_ledger(l(2));
+    rig.release(at.file);
+    assert!(reader.peek(l(2), e(0), at).is_none());
+    assert!(matches!(reader.read(l(2), e(0), at), Err(ReadError::Moved(_))));
 }

@@ -4,6 +4,9 @@ use alluvium_runtime::disk::BLOCK_BYTES;
 use alluvium_types::limits::Limits;
 use serde::{Deserialize, Serialize};
 
+/// The most that may be kept in chunks: they are looked through one by one.
+const CHUNK_CACHE_BYTES_MAX: usize = 256 << 20;
+
 /// The log of one data directory.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -17,6 +20,8 @@ pub struct Config {
     pub pool_files: usize,
     /// Bytes of one transfer when history is read.
     pub read_bytes: usize,
+    /// Bytes of the log that are kept, in chunks of 256 KiB, while entries of many ledgers are read among each other; 0 for none.
+    pub chunk_cache_bytes: usize,
     /// Whether files are written with zeros before their first use; while the log is busy they are not.
     pub prewrite: bool,
     /// The largest body of an entry. Not configured: derived from the largest message.
@@ -35,6 +40,7 @@ impl Default for Config {
             group_bytes: 4 << 20,
             pool_files: 3,
             read_bytes: 1 << 20,
+            chunk_cache_bytes: 32 << 20,
             prewrite: true,
             body_bytes_max: Limits::default().entry_bytes_max(),
             #[cfg(feature = "planted")]
@@ -59,6 +65,10 @@ impl Config {
         }
         if self.pool_files < 2 {
             wrong.push("pool_files must be at least 2: they are the reserve of a full disk".to_owned());
+        }
+        let (chunk, chunks) = (super::chunks::CHUNK_BYTES, self.chunk_cache_bytes);
+        if chunks != 0 && !(chunk..=CHUNK_CACHE_BYTES_MAX).contains(&chunks) {
+            wrong.push(format!("chunk_cache_bytes must be 0, or from {chunk} to {CHUNK_CACHE_BYTES_MAX}"));
         }
         if self.read_bytes < BLOCK_BYTES {
             wrong.push(format!("read_bytes must be at least {BLOCK_BYTES}"));

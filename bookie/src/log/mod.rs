@@ -5,11 +5,12 @@
 //! anything, and never does I/O where bytes are decided: [`Writer`], [`Index`], [`Compaction`] are plain code; a shell (a
 //! thread in production, the event loop in the simulator) moves [`GroupWrite`]s to the disk.
 //!
-//! Read in this order: `place`, `frame`, `head`, `group`, [`Writer`], `file`, [`Files`], [`Reader`], `marks`, [`Index`],
+//! Read in this order: `place`, `frame`, `head`, `group`, [`Writer`], `file`, [`Files`], `chunks`, [`Reader`], `marks`, [`Index`],
 //! `footer`, `scan`, `chain`, [`open`], [`Compaction`].
 
 mod blocks;
 mod chain;
+mod chunks;
 mod compaction;
 mod config;
 mod error;

@@ -7,6 +7,7 @@ use alluvium_types::entry::entry_checksum_over;
 use alluvium_types::ids::{EntryId, LedgerId};
 use bytes::Bytes;
 
+use super::chunks::{CHUNK_BYTES, ChunkId, Chunks};
 use super::error::ReadError;
 use super::files::{Files, LogFile};
 use super::frame::Frame;
@@ -15,6 +16,8 @@ use super::place::Location;
 
 /// How far apart two frames may lie to come in one transfer: reading over a gap costs less than another transfer.
 const GAP_BYTES_MAX: u64 = 64 << 10;
+/// How large a part of a chunk comes with all of it: what is larger is read by itself.
+const CHUNK_SHARE_MAX: u64 = CHUNK_BYTES as u64 / 4;
 /// Transfer buffers that are kept for use again.
 const IDLE_BUFFERS: usize = 16;
 
@@ -23,6 +26,7 @@ const IDLE_BUFFERS: usize = 16;
 pub struct Reader {
     files: Arc<Files>,
     buffers: BufPool,
+    chunks: Arc<Chunks>,
     read_bytes: usize,
 }
 
@@ -33,13 +37,31 @@ impl Reader {
     /// A reader of these files.
     pub fn new(files: Arc<Files>) -> Self {
         let read_bytes = files.config().read_bytes;
+        let chunks = Arc::new(Chunks::new(files.config().chunk_cache_bytes));
         // A transfer is aligned outward at both ends.
-        Self { files, buffers: BufPool::new(read_bytes + 2 * BLOCK_BYTES, IDLE_BUFFERS), read_bytes }
+        Self { files, buffers: BufPool::new(read_bytes + 2 * BLOCK_BYTES, IDLE_BUFFERS), chunks, read_bytes }
+    }
+
+    /// One entry, if it can be had without asking the disk. Never blocks.
+    pub fn peek(&self, ledger: LedgerId, entry: EntryId, location: Location) -> Option<Frame> {
+        let file = self.files.get(location.file)?;
+        let chunk = ChunkId::holding(location.file, location.offset(), end_of(location))?;
+        decode(&file, &self.chunks.peek(chunk)?, chunk.start(), ledger, entry, location)
     }
 
     /// One entry.
     pub fn read(&self, ledger: LedgerId, entry: EntryId, location: Location) -> Answer {
         let mut answers = self.read_many(ledger, &[(entry, location)]);
+        answers.pop().expect("one answer for each entry")
+    }
+
+    /// One entry, as it is on the disk now: for who decides by that whether it is there (C31), or reads what nobody else will.
+    pub fn read_disk(&self, ledger: LedgerId, entry: EntryId, location: Location) -> Answer {
+        let mut answers = Vec::with_capacity(1);
+        match self.files.get(location.file) {
+            Some(file) => self.transfer(&file, ledger, &[(entry, location)], &mut answers),
+            None => answers.push(Err(ReadError::Moved(location))),
+        }
         answers.pop().expect("one answer for each entry")
     }
 
@@ -65,18 +87,21 @@ impl Reader {
                 .count();
             let (run, after) = rest.split_at(run);
             rest = after;
-            self.transfer(ledger, run, &mut answers);
+            let Some(file) = self.files.get(first.file) else {
+                answers.extend(run.iter().map(|(_, location)| Err(ReadError::Moved(*location))));
+                continue;
+            };
+            match self.in_chunk(&file, ledger, run) {
+                Some(frames) => answers.extend(frames.into_iter().map(Ok)),
+                None => self.transfer(&file, ledger, run, &mut answers),
+            }
         }
         answers
     }
 
     /// Reads frames that lie close to each other at once.
-    fn transfer(&self, ledger: LedgerId, run: &[(EntryId, Location)], answers: &mut Vec<Answer>) {
+    fn transfer(&self, file: &Arc<LogFile>, ledger: LedgerId, run: &[(EntryId, Location)], answers: &mut Vec<Answer>) {
         let (first, last) = (run[0].1, run[run.len() - 1].1);
-        let Some(file) = self.files.get(first.file) else {
-            answers.extend(run.iter().map(|(_, location)| Err(ReadError::Moved(*location))));
-            return;
-        };
         let block = BLOCK_BYTES as u64;
         let start = first.offset() / block * block;
         let bytes = end_of(last).next_multiple_of(block).min(file.header.bytes).saturating_sub(start);
@@ -86,18 +111,34 @@ impl Reader {
             Ok(filled) => {
                 let bytes = Bytes::from_owner(buf).slice(..filled);
                 for (entry, location) in run {
-                    let frame = decode(&file, &bytes, start, ledger, *entry, *location);
-                    answers.push(frame.ok_or_else(|| self.blame(&file, *location, ReadError::Corrupt(*location))));
+                    let frame = decode(file, &bytes, start, ledger, *entry, *location);
+                    answers.push(frame.ok_or_else(|| self.blame(file, *location, ReadError::Corrupt(*location))));
                 }
             }
             // One bad block must not take its neighbours with it.
             Err(_) if run.len() > 1 => {
                 for one in run.chunks(1) {
-                    self.transfer(ledger, one, answers);
+                    self.transfer(file, ledger, one, answers);
                 }
             }
-            Err(source) => answers.push(Err(self.blame(&file, first, ReadError::Io { location: first, source }))),
+            Err(source) => answers.push(Err(self.blame(file, first, ReadError::Io { location: first, source }))),
         }
+    }
+
+    /// Frames that lie in one chunk and are a small part of it, if others were asked for there.
+    fn in_chunk(&self, file: &LogFile, ledger: LedgerId, run: &[(EntryId, Location)]) -> Option<Vec<Frame>> {
+        let (first, last) = (run[0].1, run[run.len() - 1].1);
+        let chunk = ChunkId::holding(first.file, first.offset(), end_of(last))?;
+        if end_of(last) - first.offset() > CHUNK_SHARE_MAX {
+            return None;
+        }
+        let bytes = self.chunks.get(chunk, file)?;
+        let frame = |(entry, location): &(EntryId, Location)| decode(file, &bytes, chunk.start(), ledger, *entry, *location);
+        let frames: Option<Vec<Frame>> = run.iter().map(frame).collect();
+        if frames.is_none() {
+            self.chunks.forget(chunk);
+        }
+        frames
     }
 
     /// A file that was released meanwhile may hold anything: that is no corruption.

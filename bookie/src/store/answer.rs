@@ -79,7 +79,7 @@ pub enum Compared {
 impl Comparison {
     /// Reads what is on disk. Blocks.
     pub fn run(&self, reader: &log::Reader, add: &VerifiedAdd) -> Compared {
-        match reader.read(self.ledger, self.entry, self.location) {
+        match reader.read_disk(self.ledger, self.entry, self.location) {
             Ok(frame) if frame.head.checksum == add.0.checksum && frame.body == add.0.body => Compared::Same,
             Ok(_) => Compared::Different,
             Err(log::ReadError::Moved(_)) => Compared::Moved,

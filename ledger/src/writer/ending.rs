@@ -127,7 +127,7 @@ impl Writer {
             (Definite::Refused, _) => self.die(Death::RecordRefused),
             (Definite::NotApplied, _) => {
                 // The ensemble is what it was, for certain, so its confirmations go on (C15); it is looked at again soon.
-                self.spare_retry_at = Some(now.after(self.config.spare_retry));
+                self.rest_for_spare(now.after(self.config.spare_retry));
                 self.confirm(now);
             }
             (Definite::Applied(record), Purpose::Change(replacements)) => self.changed(now, record, &replacements),

@@ -14,6 +14,9 @@ use crate::member::{Health, Member};
 use crate::mutation::Mutation;
 use crate::placement::{self, Need};
 
+/// How much longer who has an ack quorum may wait before a spare is looked for again, in times of the pause of who has none.
+const SPARE_LEISURE: f64 = 3.0;
+
 impl Writer {
     fn health(&self, now: Mono, place: usize) -> Health {
         let peers = self.members.iter().enumerate().filter(|(other, _)| *other != place);
@@ -58,10 +61,10 @@ impl Writer {
         let (lagging, sound): (Vec<usize>, Vec<usize>) = (0..self.members.len()).partition(lags);
         let short = sound.into_iter().filter(|&place| self.members[place].short);
         let ailing: Vec<usize> = lagging.iter().copied().chain(short).collect();
-        if self.spare_retry_at.is_some_and(|at| now < at) {
+        if self.spare_due(now).is_some_and(|at| now < at) {
             return;
         }
-        self.spare_retry_at = Some(now.after(self.config.spare_retry));
+        self.rest_for_spare(now.after(self.config.spare_retry));
         // One that is short but answers again is no suspect: it may begin anew at its own place.
         for place in lagging {
             let bookie = self.members[place].bookie.clone();
@@ -70,6 +73,28 @@ impl Writer {
         self.begin_change(now, &ailing);
         if self.change.is_none() {
             self.do_without_spare(now, &ailing);
+        }
+    }
+
+    /// When a spare is looked for again, if that is put off. With an ack quorum nobody waits for one: then the writers of many ledgers
+    /// that lost the same bookie don't all change their records the moment it comes back.
+    pub(super) fn spare_due(&self, now: Mono) -> Option<Mono> {
+        let at = self.spare_retry_at?;
+        Some(if self.is_starved(now) { at } else { at.after(self.spare_leisure) })
+    }
+
+    /// A spare is looked for at this time, or at leisure after it.
+    pub(super) fn rest_for_spare(&mut self, at: Mono) {
+        self.spare_retry_at = Some(at);
+        self.spare_leisure = self.config.spare_retry.mul_f64(SPARE_LEISURE * self.entropy.unit());
+    }
+
+    /// Others live than before, and there may be a spare.
+    pub(super) fn bookies_changed(&mut self, now: Mono) {
+        if self.is_starved(now) {
+            self.spare_retry_at = None;
+        } else if let Some(at) = self.spare_retry_at {
+            self.spare_retry_at = Some(at.min(now));
         }
     }
 

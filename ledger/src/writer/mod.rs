@@ -61,7 +61,7 @@ pub struct WriterConfig {
     pub resend: (Duration, Duration),
     /// How long a bookie that failed is not chosen again.
     pub quarantine: Duration,
-    /// How often a spare is looked for where there was none.
+    /// How often a spare is looked for where there was none; with an ack quorum up to four times as seldom, at random.
     pub spare_retry: Duration,
     /// The LAC goes alone when no add has carried it for this long.
     pub lac_idle: Duration,
@@ -211,6 +211,8 @@ pub struct Writer {
     cas: Option<Cas>,
     ending: Option<HandBack>,
     spare_retry_at: Option<Mono>,
+    /// How much later that is while nobody waits for it.
+    spare_leisure: Duration,
     lac_told: Option<EntryId>,
     lac_due: Option<Mono>,
     /// The time of the last event.
@@ -246,6 +248,7 @@ impl Writer {
             cas: None,
             ending: None,
             spare_retry_at: None,
+            spare_leisure: Duration::ZERO,
             lac_told: None,
             lac_due: None,
             seen: Mono::default(),
@@ -501,7 +504,7 @@ impl Machine for Writer {
             Event::Record { call, record } => self.on_record(now, call, record),
             Event::Bookies(candidates) => {
                 self.candidates = candidates;
-                self.spare_retry_at = None;
+                self.bookies_changed(now);
             }
         }
         if self.phase == Phase::Ended {
@@ -533,7 +536,7 @@ impl Machine for Writer {
         let change = self.change.as_ref().and_then(EnsembleChange::wakeup);
         let cas = self.cas.as_ref().map(|cas| cas.pending.wakeup());
         // A spare is looked for only while nothing else is under way.
-        let spare = self.spare_retry_at.filter(|_| change.is_none() && cas.is_none());
+        let spare = self.spare_due(self.seen).filter(|_| change.is_none() && cas.is_none());
         members.chain([linger, change, cas, spare, self.lac_due].into_iter().flatten()).min()
     }
 }

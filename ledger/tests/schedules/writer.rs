@@ -428,7 +428,7 @@ fn q6_a_slow_bookie_costs_a_bounded_number_of_bytes_and_is_marked_short() {
     }
     assert_eq!(writer.lac(), Some(499));
     assert!(writer.cancelled > 400, "what it owed was given up");
-    writer.pass(&mut world, ms(1500));
+    writer.pass(&mut world, ms(4_000));
     assert_eq!(world.metadata().last_fragment().short, [2], "C65: marked before the fragment ends");
     assert!(world.metadata().is_under_replicated());
     writer.close(&mut world);

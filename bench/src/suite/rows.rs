@@ -11,6 +11,10 @@ use crate::workload::Workload;
 /// The bound of the second row's latencies.
 const PROMPT_MICROS: u64 = 2000;
 
+/// Messages of 1 KiB a second that are fanned out: a hundred times as many are more than the transport carries. As fast as they can be
+/// published, what is left to be delivered at the end would take minutes.
+const FAN_OUT_RATE: u64 = 25_000;
+
 /// How long, and how much.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Scale {
@@ -135,7 +139,7 @@ pub fn rows(scale: Scale) -> Vec<Row> {
             Figure::Delivered,
             Kind::Blobs.into(),
             Bar::high(0.4, 0.8),
-            vec![Workload { subscriptions: 100, prefetch_bytes: 1 << 20, ..read }],
+            vec![Workload { subscriptions: 100, rate: FAN_OUT_RATE, prefetch_bytes: 1 << 20, ..read }],
         ),
     ]
 }

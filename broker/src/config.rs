@@ -55,7 +55,7 @@ pub struct Config {
     /// of the ledger. Longer than whatever was sent to a bookie before the deletion may be on its way.
     pub forget_after_ms: u64,
     /// After so many bytes of messages what is known of idempotent producers is written down: what a takeover reads at most. An
-    /// entry counts for 64 KiB at least.
+    /// entry counts for 256 KiB at least.
     pub checkpoint_bytes: u64,
     /// The most bytes of memory for what is known of one partition's idempotent producers.
     pub producers_bytes_max: usize,

@@ -1,7 +1,7 @@
 //! Which state ledgers a partition has: `current`, the `next` one while it rolls, and those that may go (C42, C64).
 
 use alluvium_proto::internal::v1 as wire;
-use alluvium_types::ids::LedgerId;
+use alluvium_types::ids::{LedgerId, Nonce};
 use alluvium_types::ledger::{LedgerClass, LedgerMetadata, LedgerState};
 
 use crate::client::{Decided, Metadata, Witness};
@@ -85,22 +85,31 @@ impl StatePointers {
         Ok((pointer, Versioned::created(ledger, revision)))
     }
 
-    /// Makes `next` the current one; the one before is retired, and kept until [`StatePointers::drop_retired`] (C42). The
-    /// caller has made `next`'s snapshot durable and read it back. While this is unresolved, no receipt is given (M3).
+    /// Makes `next` the current one; the one before is retired, and kept until [`StatePointers::drop_retired`] (C42), or, where its
+    /// record is given and is Closed, becomes a tombstone in the same transaction. The caller has made `next`'s snapshot durable and
+    /// read it back. While this is unresolved, no receipt is given (M3).
     pub async fn swap_next(
         &self,
         authority: Authority<'_>,
         read: &Versioned<StatePointer>,
+        before: Option<&Versioned<LedgerMetadata>>,
     ) -> Result<Versioned<StatePointer>, UpdateError> {
         let Some(next) = read.value.next else {
             return Err(UpdateError::Illegal { what: POINTER, problem: "there is no next one" });
         };
+        let nonce = self.0.nonce();
+        let txn = match before {
+            Some(before) if read.value.current != Some(before.value.ledger) => {
+                return Err(UpdateError::Illegal { what: POINTER, problem: "the ledger is not the current one" });
+            }
+            Some(before) => tombstone(before, nonce)?,
+            None => Txn::new(),
+        };
         let mut pointer = read.value.clone();
-        pointer.retired.extend(pointer.current);
+        pointer.retired.extend(pointer.current.filter(|_| before.is_none()));
         pointer.current = Some(next);
         pointer.next = None;
-        let nonce = self.0.nonce();
-        self.put(authority, Some(read), pointer, Txn::new(), nonce).await
+        self.put(authority, Some(read), pointer, txn, nonce).await
     }
 
     /// Gives up on `next`: what a takeover does with one that isn't current (C64).
@@ -139,17 +148,10 @@ impl StatePointers {
         if !read.value.retired.contains(&id) {
             return Err(UpdateError::Illegal { what: POINTER, problem: "the ledger is not retired" });
         }
-        if !matches!(ledger.value.state, LedgerState::Closed { .. }) {
-            return Err(UpdateError::Illegal { what: LEDGER, problem: "it is not closed" });
-        }
+        let nonce = self.0.nonce();
+        let txn = tombstone(ledger, nonce)?;
         let mut pointer = read.value.clone();
         pointer.retired.retain(|retired| *retired != id);
-        let nonce = self.0.nonce();
-        let tombstone = LedgerMetadata { state: LedgerState::Deleting, ..ledger.value.clone() };
-        let key = Key::Ledger(id).encode();
-        let txn = Txn::new()
-            .when(key.clone(), Condition::ModRevision(ledger.mod_revision))
-            .put(key, Metadata::encode_ledger(&tombstone, nonce));
         self.put(authority, Some(read), pointer, txn, nonce).await
     }
 
@@ -160,7 +162,7 @@ impl StatePointers {
         read: Option<&Versioned<StatePointer>>,
         new: StatePointer,
         txn: Txn,
-        nonce: alluvium_types::ids::Nonce,
+        nonce: Nonce,
     ) -> Result<Versioned<StatePointer>, UpdateError> {
         let key = Key::StatePointer(authority.partition.topic, authority.partition.index).encode();
         let condition = read.map_or(Condition::Absent, |r| Condition::ModRevision(r.mod_revision));
@@ -173,6 +175,17 @@ impl StatePointers {
             Decided::Conflict => Err(self.0.why_not(authority, POINTER).await),
         }
     }
+}
+
+/// Turns a ledger's record, which must be Closed, into its tombstone.
+fn tombstone(ledger: &Versioned<LedgerMetadata>, nonce: Nonce) -> Result<Txn, UpdateError> {
+    if !matches!(ledger.value.state, LedgerState::Closed { .. }) {
+        return Err(UpdateError::Illegal { what: LEDGER, problem: "it is not closed" });
+    }
+    let tombstone = LedgerMetadata { state: LedgerState::Deleting, ..ledger.value.clone() };
+    let key = Key::Ledger(ledger.value.ledger).encode();
+    let txn = Txn::new().when(key.clone(), Condition::ModRevision(ledger.mod_revision));
+    Ok(txn.put(key, Metadata::encode_ledger(&tombstone, nonce)))
 }
 
 impl Record for StatePointer {

@@ -25,7 +25,7 @@ use crate::ownership::Claim;
 /// Of how many ledgers bookies are told at a time that they are deleted.
 const DROPS_AT_ONCE: usize = 16;
 /// How long telling them may take in all.
-const DROPS_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const DROPS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What happened.
 #[derive(Debug)]

@@ -14,10 +14,10 @@ use alluvium_types::ledger::{LedgerClass, LedgerMetadata, LedgerState};
 use alluvium_types::replication::Replication;
 use alluvium_types::time::Mono;
 use bytes::Bytes;
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::{BoxFuture, FutureExt, join_all};
 use futures::stream::{FuturesUnordered, StreamExt};
 
-use super::data_ledgers::drop_ledgers;
+use super::data_ledgers::DROPS_PATIENCE;
 use super::slot::{Slot, SlotEvent};
 use super::state_ledger::{StateAction, StateLedger, Which};
 use crate::broker::Context;
@@ -52,7 +52,8 @@ type Pointer = Option<Versioned<StatePointer>>;
 enum Done {
     Created(Pointer, Result<(Prepared, Versioned<LedgerMetadata>), bool>),
     ReadBack(bool),
-    Pointed(Pointer, Result<(), bool>),
+    /// With the record of the one before, if it went with the change.
+    Pointed(Pointer, Result<Option<LedgerMetadata>, bool>),
     GivenUp(Pointer, Result<(), bool>),
     OldEnded,
     Swept(Pointer, Result<(), bool>),
@@ -65,6 +66,10 @@ pub(super) struct StateLedgers {
     replication: Replication,
     /// Lent to the job that changes it; there is only one at a time.
     pointer: Pointer,
+    /// The record of the ledger that was current before the takeover, as the takeover closed it.
+    superseded: Option<Versioned<LedgerMetadata>>,
+    /// Tombstones that no bookie has been told of.
+    gone: Vec<LedgerMetadata>,
     current: Option<Slot>,
     next: Option<Slot>,
     /// Current before the pointer moved.
@@ -73,8 +78,15 @@ pub(super) struct StateLedgers {
 }
 
 impl StateLedgers {
-    pub(super) fn new(context: Arc<Context>, claim: Claim, replication: Replication, pointer: Pointer) -> Self {
-        Self { context, claim, replication, pointer, current: None, next: None, old: None, jobs: FuturesUnordered::new() }
+    pub(super) fn new(
+        context: Arc<Context>,
+        claim: Claim,
+        replication: Replication,
+        pointer: Pointer,
+        superseded: Option<Versioned<LedgerMetadata>>,
+    ) -> Self {
+        let (current, next, old, gone, jobs) = (None, None, None, Vec::new(), FuturesUnordered::new());
+        Self { context, claim, replication, pointer, superseded, gone, current, next, old, jobs }
     }
 
     /// Ledgers are created with this from now on.
@@ -106,7 +118,7 @@ impl StateLedgers {
             }
             StateAction::Point => {
                 let pointer = self.pointer.take();
-                self.jobs.push(point(context, claim, pointer).boxed());
+                self.jobs.push(point(context, claim, pointer, self.superseded.take()).boxed());
             }
             StateAction::GiveUpNext => {
                 let pointer = self.pointer.take();
@@ -119,7 +131,7 @@ impl StateLedgers {
             }
             StateAction::Sweep => {
                 let pointer = self.pointer.take();
-                self.jobs.push(sweep(context, claim, pointer).boxed());
+                self.jobs.push(sweep(context, claim, pointer, std::mem::take(&mut self.gone)).boxed());
             }
         }
     }
@@ -189,8 +201,9 @@ impl StateLedgers {
                 StateEvent::Created(false)
             }
             Done::ReadBack(same) => StateEvent::ReadBack(same),
-            Done::Pointed(pointer, Ok(())) => {
+            Done::Pointed(pointer, Ok(gone)) => {
                 self.pointer = pointer;
+                self.gone.extend(gone);
                 self.old = self.current.take().map(|slot| slot.writer().clone());
                 self.current = self.next.take();
                 StateEvent::Pointed(true)
@@ -290,10 +303,18 @@ async fn reads_back(context: &Context, writer: &LedgerWriter, bodies: &[Bytes]) 
     true
 }
 
-async fn point(context: Arc<Context>, claim: Claim, pointer: Pointer) -> Done {
+async fn point(context: Arc<Context>, claim: Claim, pointer: Pointer, before: Option<Versioned<LedgerMetadata>>) -> Done {
     let Some(read) = &pointer else { return Done::Pointed(pointer, Err(false)) };
-    match context.metadata.state_pointers().swap_next(claim.authority(), read).await {
-        Ok(moved) => Done::Pointed(Some(moved), Ok(())),
+    let pointers = context.metadata.state_pointers();
+    let mut before = before.filter(|before| read.value.current == Some(before.value.ledger));
+    let mut outcome = pointers.swap_next(claim.authority(), read, before.as_ref()).await;
+    if before.is_some() && matches!(outcome, Err(UpdateError::Conflict { .. })) {
+        // Its own record has changed meanwhile, as by repair: it is swept later.
+        before = None;
+        outcome = pointers.swap_next(claim.authority(), read, None).await;
+    }
+    match outcome {
+        Ok(moved) => Done::Pointed(Some(moved), Ok(before.map(|before| before.value))),
         Err(error) => {
             tracing::warn!(partition = %claim.partition(), error = chain(&error), "the state pointer was not moved");
             Done::Pointed(pointer, Err(still_owner(&error)))
@@ -322,17 +343,16 @@ async fn close(context: &Context, writer: Option<LedgerWriter>) {
     }
 }
 
-/// Drops the retired ledgers that can be dropped now.
-async fn sweep(context: Arc<Context>, claim: Claim, pointer: Pointer) -> Done {
+/// Drops the retired ledgers that can be dropped now, and tells bookies of those and of the ones that are `gone`.
+async fn sweep(context: Arc<Context>, claim: Claim, pointer: Pointer, mut gone: Vec<LedgerMetadata>) -> Done {
     let Some(mut read) = pointer else { return Done::Swept(None, Ok(())) };
     let closing = read.value.retired.iter().map(|ledger| closed(&context, *ledger));
-    let records = futures::future::join_all(closing).await;
-    let mut gone = Vec::new();
+    let records = join_all(closing).await;
     for record in records.into_iter().flatten() {
         match context.metadata.state_pointers().drop_retired(claim.authority(), &read, &record).await {
             Ok(dropped) => {
                 read = dropped;
-                gone.push(record.value.ledger);
+                gone.push(record.value);
             }
             // The ledger's own record has changed meanwhile, as by repair: another time.
             Err(UpdateError::Conflict { .. }) => {}
@@ -340,7 +360,10 @@ async fn sweep(context: Arc<Context>, claim: Claim, pointer: Pointer) -> Done {
             Err(_) => return Done::Swept(Some(read), Err(false)),
         }
     }
-    drop_ledgers(&context, gone).await;
+    let told = gone.iter().map(|record| context.ledgers.delete(record));
+    if context.clock.timeout(DROPS_PATIENCE, join_all(told)).await.is_err() {
+        tracing::debug!("bookies find out by themselves that some ledgers are deleted");
+    }
     Done::Swept(Some(read), Ok(()))
 }
 

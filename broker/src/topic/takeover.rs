@@ -19,7 +19,7 @@ use futures::future::{join, join3, try_join, try_join_all};
 
 use super::hosted::CorruptState;
 use super::planted;
-use super::state_ledger::Restored;
+use super::state_ledger::{Restored, newest_snapshot};
 use crate::broker::Context;
 use crate::error::OpenError;
 use crate::mutation::Mutation;
@@ -28,6 +28,8 @@ use crate::publish::dedup::Dedup;
 
 /// How much is read at a time.
 const READ_BYTES: usize = 4 << 20;
+/// How many entries of a state ledger are read first: unless it is large, a snapshot is among so many.
+const STATE_ENTRIES: u64 = 80;
 
 /// What a takeover found, and left behind.
 #[derive(Debug)]
@@ -42,6 +44,8 @@ pub(crate) struct Found {
     pub(crate) server_time: Timestamp,
     /// The state pointer, if there is one.
     pub(crate) pointer: Option<Versioned<StatePointer>>,
+    /// The record of the current state ledger, closed: nothing is appended to it any more.
+    pub(crate) superseded: Option<Versioned<LedgerMetadata>>,
     /// The producers, as of the log's end.
     pub(crate) dedup: Dedup,
     /// What of that is durable.
@@ -91,14 +95,17 @@ pub(crate) async fn take_over(context: &Context, claim: &Claim, now: Mono) -> Re
     // Nobody else appends from here on. What was found is written down while it is read; each goes on to its end, so that no
     // decision is left open because another one failed.
     let (log, pointer, restored) =
-        join3(seal(context, claim, segments, closed), settle(metadata, claim, pointer), restore(context, state, now)).await;
+        join3(seal(context, claim, segments, closed), settle(metadata, claim, pointer), restore(context, state.as_ref(), now))
+            .await;
     let (log, pointer, restored) = (log?, pointer?, restored?);
     let Restored { mut dedup, covers, subscriptions } = restored;
     if !dedup.is_empty() {
         replay(context, &log, covers, &mut dedup, now).await?;
     }
     let Log { segments, predecessor, end, server_time, .. } = log;
-    Ok(Found { segments, predecessor, end, server_time, pointer, dedup, covered: covers, subscriptions })
+    // What was not fenced is not closed, whatever the planted bug says.
+    let superseded = state.filter(|_| !mutations.has(Mutation::StateLedgerNotFenced));
+    Ok(Found { segments, predecessor, end, server_time, pointer, superseded, dedup, covered: covers, subscriptions })
 }
 
 /// Seals what was recovered, in order.
@@ -155,11 +162,11 @@ async fn settle(
 }
 
 /// What the state ledger holds, as far as its records go.
-async fn restore(context: &Context, state: Option<Versioned<LedgerMetadata>>, now: Mono) -> Result<Restored, OpenError> {
+async fn restore(context: &Context, state: Option<&Versioned<LedgerMetadata>>, now: Mono) -> Result<Restored, OpenError> {
     let limits = context.config.dedup();
-    let mut restored = match &state {
+    let mut restored = match state {
         Some(record) => {
-            let bodies = read_all(&context.ledgers, &record.value).await?;
+            let bodies = read_state(&context.ledgers, &record.value).await?;
             Restored::read(&bodies, limits, now).map_err(OpenError::Corrupt)?
         }
         None => Restored::nothing(limits),
@@ -235,17 +242,30 @@ async fn read(ledgers: &LedgerClient, record: &LedgerMetadata, range: ReadRange)
     ledgers.read(record, range).await.map_err(|failure| OpenError::Read(record.ledger, failure))
 }
 
-/// All bodies of a closed ledger.
-async fn read_all(ledgers: &LedgerClient, record: &LedgerMetadata) -> Result<Vec<Bytes>, OpenError> {
+/// The bodies of a closed state ledger from its newest snapshot on: read from its end, ever more at a time until that is found.
+async fn read_state(ledgers: &LedgerClient, record: &LedgerMetadata) -> Result<Vec<Bytes>, OpenError> {
     let mut bodies = Vec::new();
-    let Some(last) = record.closed_at().flatten() else { return Ok(bodies) };
-    let mut next = EntryId::ZERO;
-    while next <= last {
-        let stored = read(ledgers, record, ReadRange { first: next, last, bytes_max: READ_BYTES, lac: None }).await?;
-        for entry in stored {
-            next = entry.entry.next();
-            bodies.push(entry.body);
+    let mut end = record.closed_at().flatten().map_or(EntryId::ZERO, EntryId::next);
+    let mut entries = STATE_ENTRIES;
+    while let Some(last) = end.previous() {
+        let first = EntryId::new(end.get().saturating_sub(entries));
+        let mut more = Vec::new();
+        let mut next = first;
+        while next <= last {
+            let range = ReadRange { first: next, last, bytes_max: READ_BYTES, lac: None };
+            for entry in read(ledgers, record, range).await? {
+                next = entry.entry.next();
+                more.push(entry.body);
+            }
         }
+        more.append(&mut bodies);
+        bodies = more;
+        if let Some(at) = newest_snapshot(&bodies).map_err(OpenError::Corrupt)? {
+            bodies.drain(..at);
+            break;
+        }
+        end = first;
+        entries *= 2;
     }
     Ok(bodies)
 }

@@ -88,7 +88,8 @@ impl PartitionTask {
     pub(crate) fn open(context: Arc<Context>, request: OpenRequest) -> Result<(PartitionHandle, Self), OpenError> {
         let OpenRequest { name, topic_id, claim, session, found, policy, replication, subscriptions, lease } = request;
         let now = context.clock.mono();
-        let Found { segments, predecessor, end, server_time, pointer, dedup, covered, subscriptions: records } = found;
+        let Found { segments, predecessor, end, server_time, pointer, superseded, dedup, covered, subscriptions: records } =
+            found;
         let machine = Machine::restore(&records).map_err(OpenError::Corrupt)?;
         let sealed: Vec<Candidate> = segments
             .iter()
@@ -128,7 +129,7 @@ impl PartitionTask {
         let readable = Arc::new(Readable::new(ledgers, budget, cache, readable_segments, bounds_rx.clone(), complaints));
         let data =
             DataLedgers::new(Arc::clone(&context), claim.clone(), Arc::clone(&readable), replication, segments, predecessor);
-        let state = StateLedgers::new(Arc::clone(&context), claim.clone(), replication, pointer);
+        let state = StateLedgers::new(Arc::clone(&context), claim.clone(), replication, pointer, superseded);
         let specs = Specs::new(Arc::clone(&context), claim.partition());
         let (known, known_rx) = watch::channel(known(&subscriptions));
         let (commands_tx, commands) = mpsc::channel(COMMAND_QUEUE);

@@ -527,14 +527,14 @@ async fn a_state_ledger_rolls_and_the_one_before_is_kept_until_it_is_dropped() {
     let state = |id: u64| ledger(LedgerId::new(id), owner.value.epoch, LedgerClass::Essential);
     let (set, first) = pointers.set_next(by, None, state(1)).await.unwrap();
     assert!(matches!(pointers.set_next(by, Some(&set), state(2)).await, Err(UpdateError::Illegal { .. })));
-    let current = pointers.swap_next(by, &set).await.unwrap();
+    let current = pointers.swap_next(by, &set, None).await.unwrap();
     assert_eq!(current.value, StatePointer { current: Some(LedgerId::new(1)), next: None, retired: vec![] });
-    assert!(matches!(pointers.swap_next(by, &current).await, Err(UpdateError::Illegal { .. })), "nothing to swap");
+    assert!(matches!(pointers.swap_next(by, &current, None).await, Err(UpdateError::Illegal { .. })), "nothing to swap");
     // A roll whose answers get lost on the way is one roll.
     world.lossy.next([Answer::AppliedUnknown, Answer::Answered]);
     let (set, _) = pointers.set_next(by, Some(&current), state(2)).await.unwrap();
     world.lossy.next([Answer::DelayedUnknown]);
-    let rolled = pointers.swap_next(by, &set).await.unwrap();
+    let rolled = pointers.swap_next(by, &set, None).await.unwrap();
     let retired = vec![LedgerId::new(1)];
     assert_eq!(rolled.value, StatePointer { current: Some(LedgerId::new(2)), next: None, retired });
     assert!(matches!(pointers.drop_retired(by, &rolled, &first).await, Err(UpdateError::Illegal { .. })), "not closed");
@@ -542,12 +542,24 @@ async fn a_state_ledger_rolls_and_the_one_before_is_kept_until_it_is_dropped() {
     let dropped = pointers.drop_retired(by, &rolled, &closed).await.unwrap();
     assert_eq!(dropped.value.retired, []);
     assert!(matches!(ledgers.fate(LedgerId::new(1)).await.unwrap(), Fate::Deleted(_)));
+    // After a takeover the one before is closed: it goes with the swap, whose answers get lost on the way, or nothing is changed.
+    let second = ledgers.get(LedgerId::new(2)).await.unwrap().unwrap();
+    let (set, third) = pointers.set_next(by, Some(&dropped), state(3)).await.unwrap();
+    assert!(matches!(pointers.swap_next(by, &set, Some(&second)).await, Err(UpdateError::Illegal { .. })), "not closed");
+    assert!(matches!(pointers.swap_next(by, &set, Some(&third)).await, Err(UpdateError::Illegal { .. })), "not the one before");
+    let closed = world.close(&second, None).await;
+    let stale = Versioned { mod_revision: second.mod_revision, ..closed.clone() };
+    assert!(matches!(pointers.swap_next(by, &set, Some(&stale)).await, Err(UpdateError::Conflict { .. })), "changed since");
+    world.lossy.next([Answer::AppliedUnknown, Answer::Answered]);
+    let dropped = pointers.swap_next(by, &set, Some(&closed)).await.unwrap();
+    assert_eq!(dropped.value, StatePointer { current: Some(LedgerId::new(3)), next: None, retired: vec![] });
+    assert!(matches!(ledgers.fate(LedgerId::new(2)).await.unwrap(), Fate::Deleted(_)));
     // A takeover gives up on a `next` that never became current.
-    let (set, _) = pointers.set_next(by, Some(&dropped), state(3)).await.unwrap();
+    let (set, _) = pointers.set_next(by, Some(&dropped), state(4)).await.unwrap();
     let given_up = pointers.retire_next(by, &set).await.unwrap();
-    assert_eq!((given_up.value.current, given_up.value.retired), (Some(LedgerId::new(2)), vec![LedgerId::new(3)]));
+    assert_eq!((given_up.value.current, given_up.value.retired), (Some(LedgerId::new(3)), vec![LedgerId::new(4)]));
     // Only state ledgers of this claim, of the class that a full disk still takes (C61).
-    let bulk = ledger(LedgerId::new(4), owner.value.epoch, LedgerClass::Bulk);
+    let bulk = ledger(LedgerId::new(5), owner.value.epoch, LedgerClass::Bulk);
     assert!(matches!(pointers.set_next(by, Some(&dropped), bulk).await, Err(UpdateError::Illegal { .. })));
 }
 

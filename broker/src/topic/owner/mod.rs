@@ -27,7 +27,7 @@ use crate::publish::dedup::{Claim, Dedup, Verdict};
 use crate::publish::receipt::{Answers, Claimed, Guarantee, Stored, Ticket, Waiting, tell, tell_fault};
 
 /// What an entry counts for at least, in bytes: to a takeover a small one, among those of other partitions, is a transfer of its own.
-const ENTRY_COST: u64 = 64 << 10;
+const ENTRY_COST: u64 = 256 << 10;
 
 /// How an owner behaves.
 #[derive(Clone, Copy, Debug)]
@@ -628,6 +628,7 @@ impl<H: Hosted> Owner<H> {
             (begin, producers.chain(subscriptions.snapshot().into_iter().map(StateRecord::Subscriptions)).collect())
         });
         if cut {
+            self.bytes_since_checkpoint = 0;
             self.covering = self.covering.max(end);
             self.state.push([], [WhenDurable::Covered(end)]);
         }

@@ -1,7 +1,8 @@
 //! The partition's state ledger: group commit of all records that came together, and rolling (C42, C64).
 //!
 //! A pure machine. Records are in memory's state already when they come here; what waits for their durability comes with them.
-//! One append is in flight at a time: what arrives meanwhile goes together in the next. When the ledger has grown, or there is
+//! One append is in flight at a time: what arrives meanwhile goes together in the next. Every so many entries a snapshot goes into the
+//! ledger instead of what changed, so that a takeover reads few of them. When the ledger has grown, or there is
 //! none that takes appends, the next one is created; once all earlier appends are confirmed a snapshot is cut and written to
 //! it, confirmed and read back, and the pointer is moved. From the cut until then, nothing is told durable.
 
@@ -13,15 +14,22 @@ use std::time::Duration;
 use alluvium_types::time::Mono;
 use bytes::Bytes;
 
-pub(crate) use record::{Restored, StateRecord};
+pub(crate) use record::{Restored, StateRecord, newest_snapshot};
 
 /// When the ledger is replaced: it has grown past this...
 const ROLL_BYTES_MIN: u64 = 16 << 20;
 /// ...and past so many times its snapshot...
 const ROLL_FACTOR: u64 = 4;
-/// ...where an entry counts for this at least, in bytes: to a takeover, which reads all of it, a small one is a transfer of its own.
-const ENTRY_COST: u64 = 4 << 10;
+/// ...where an entry counts for this at least, in bytes: it takes room on disks.
+const ENTRY_BYTES_MIN: u64 = 512;
+/// A snapshot goes into the ledger itself: so many entries behind the last one...
+const SNAPSHOT_ENTRIES: u64 = 64;
+/// ...and an entry for so many bytes of it, so that a large state is not written over and over.
+const SNAPSHOT_BYTES_PER_ENTRY: u64 = 512;
 
+/// How long after a takeover the ledgers of owners before are swept: many partitions are taken over at once, and who publishes and
+/// consumes there comes first.
+const SWEEP_AFTER: Duration = Duration::from_secs(1);
 /// How long after a sweep that left something the next one begins.
 const SWEEP_AGAIN: Duration = Duration::from_secs(5);
 
@@ -63,7 +71,21 @@ struct Current<T> {
     appended: u64,
     confirmed: u64,
     bytes: u64,
+    /// How many entries follow the newest snapshot.
+    behind: u64,
     in_flight: Option<(u64, Vec<T>)>,
+}
+
+impl<T> Current<T> {
+    /// Appends these, the next in flight; they and what is before them answer to `then`.
+    fn append(&mut self, bodies: &[Bytes], then: Vec<T>, actions: &mut VecDeque<StateAction>) {
+        for body in bodies {
+            self.appended += 1;
+            self.bytes += ENTRY_BYTES_MIN.max(body.len() as u64);
+            actions.push_back(StateAction::Append { to: Which::Current, body: body.clone() });
+        }
+        self.in_flight = Some((self.appended, then));
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -102,6 +124,8 @@ pub(crate) struct StateLedger<T> {
     queued_then: Vec<T>,
     /// What the snapshot of the roll under way holds.
     covered: Vec<T>,
+    /// Records that were given are in memory's state only: nothing is durable before a snapshot is.
+    snapshot_wanted: bool,
     done: Vec<T>,
     sweep: Sweep,
     actions: VecDeque<StateAction>,
@@ -111,7 +135,7 @@ pub(crate) struct StateLedger<T> {
 enum Sweep {
     Clean,
     Due,
-    /// Something could not be dropped; again at this time, or after the next roll.
+    /// At this time, or after the next roll.
     Again(Mono),
     WaitsForOld,
     Running,
@@ -130,6 +154,7 @@ impl<T> StateLedger<T> {
             queued: Vec::new(),
             queued_then: Vec::new(),
             covered: Vec::new(),
+            snapshot_wanted: false,
             done: Vec::new(),
             sweep: if retired { Sweep::Due } else { Sweep::Clean },
             actions: VecDeque::new(),
@@ -184,15 +209,19 @@ impl<T> StateLedger<T> {
         self.actions.pop_front()
     }
 
-    /// Goes on as far as it can; called after anything that changed it. `snapshot` gives the whole state at this moment, without
-    /// the records that begin and end it; it may be called once.
+    /// Goes on as far as it can; called after anything that changed it. `snapshot` gives the record that begins a snapshot, and the
+    /// whole state at this moment; it may be called once.
     pub(crate) fn step(&mut self, now: Mono, snapshot: impl FnOnce() -> (StateRecord, Vec<StateRecord>)) {
         self.begin_roll(now);
-        if matches!(self.roll, Roll::None | Roll::Creating | Roll::Created) {
-            self.flush();
-        }
-        if self.roll == Roll::Created && self.current.as_ref().is_none_or(|current| current.in_flight.is_none()) {
-            self.cut(snapshot());
+        if self.is_snapshot_due() {
+            self.put_snapshot(snapshot());
+        } else {
+            if matches!(self.roll, Roll::None | Roll::Creating | Roll::Created) {
+                self.flush();
+            }
+            if self.roll == Roll::Created && self.current.as_ref().is_none_or(|current| current.in_flight.is_none()) {
+                self.cut(snapshot());
+            }
         }
         let due = match self.sweep {
             Sweep::Due => true,
@@ -208,7 +237,7 @@ impl<T> StateLedger<T> {
     fn begin_roll(&mut self, now: Mono) {
         let grown =
             self.current.as_ref().is_some_and(|current| current.bytes > ROLL_BYTES_MIN.max(ROLL_FACTOR * self.snapshot_bytes));
-        let missing = self.current.is_none() && !self.queued.is_empty();
+        let missing = self.current.is_none() && (self.snapshot_wanted || !self.queued.is_empty());
         let held_up = self.sweep == Sweep::Running || self.sweep == Sweep::WaitsForOld;
         if self.roll != Roll::None || held_up || !(grown || missing || self.roll_wanted) {
             return;
@@ -225,7 +254,7 @@ impl<T> StateLedger<T> {
     fn flush(&mut self) {
         let Some(current) = &mut self.current else {
             // Without records there is nothing to wait for.
-            if self.queued.is_empty() {
+            if self.queued.is_empty() && !self.snapshot_wanted {
                 self.done.append(&mut self.queued_then);
             }
             return;
@@ -233,26 +262,45 @@ impl<T> StateLedger<T> {
         match &mut current.in_flight {
             Some((_, then)) if self.queued.is_empty() => then.append(&mut self.queued_then),
             Some(_) => {}
+            None if self.snapshot_wanted => {}
             None if self.queued.is_empty() => self.done.append(&mut self.queued_then),
             // Once the next ledger exists, what is queued goes into its snapshot instead.
             None if self.roll == Roll::Created => {}
             None => {
-                for body in record::encode(&std::mem::take(&mut self.queued)) {
-                    current.appended += 1;
-                    current.bytes += ENTRY_COST.max(body.len() as u64);
-                    self.actions.push_back(StateAction::Append { to: Which::Current, body });
-                }
-                current.in_flight = Some((current.appended, std::mem::take(&mut self.queued_then)));
+                let bodies = record::encode(&std::mem::take(&mut self.queued));
+                current.behind += bodies.len() as u64;
+                current.append(&bodies, std::mem::take(&mut self.queued_then), &mut self.actions);
             }
         }
     }
 
-    fn cut(&mut self, (begin, records): (StateRecord, Vec<StateRecord>)) {
+    /// Whether what is queued goes into the ledger as a snapshot.
+    fn is_snapshot_due(&self) -> bool {
+        let is_behind = |current: &Current<T>| {
+            let wanted = SNAPSHOT_ENTRIES.max(self.snapshot_bytes / SNAPSHOT_BYTES_PER_ENTRY);
+            let is_due = self.snapshot_wanted || (current.behind >= wanted && !self.queued.is_empty());
+            current.in_flight.is_none() && is_due
+        };
+        self.roll == Roll::None && self.current.as_ref().is_some_and(is_behind)
+    }
+
+    /// Puts a snapshot into the ledger. Torn by a crash it counts for nothing: what it stands for has no receipt, and what is before
+    /// it is still there.
+    fn put_snapshot(&mut self, snapshot: (StateRecord, Vec<StateRecord>)) {
+        let Some(current) = &mut self.current else { return };
         self.queued.clear();
+        self.snapshot_wanted = false;
+        let bodies = encode_snapshot(snapshot);
+        self.snapshot_bytes = bodies.iter().map(|body| body.len() as u64).sum();
+        current.behind = 0;
+        current.append(&bodies, std::mem::take(&mut self.queued_then), &mut self.actions);
+    }
+
+    fn cut(&mut self, snapshot: (StateRecord, Vec<StateRecord>)) {
+        self.queued.clear();
+        self.snapshot_wanted = false;
         self.covered.append(&mut self.queued_then);
-        let count = u32::try_from(records.len() + 2).expect("a snapshot's records are bounded by memory");
-        let all: Vec<StateRecord> = std::iter::once(begin).chain(records).chain([StateRecord::End { records: count }]).collect();
-        let bodies = record::encode(&all);
+        let bodies = encode_snapshot(snapshot);
         for body in &bodies {
             self.actions.push_back(StateAction::Append { to: Which::Next, body: body.clone() });
         }
@@ -312,7 +360,7 @@ impl<T> StateLedger<T> {
             return;
         }
         let had_old = self.current.is_some();
-        self.current = Some(Current { appended: entries, confirmed: entries, bytes: 0, in_flight: None });
+        self.current = Some(Current { appended: entries, confirmed: entries, bytes: 0, behind: 0, in_flight: None });
         self.snapshot_bytes = bytes;
         self.roll = Roll::None;
         self.done.append(&mut self.covered);
@@ -320,7 +368,7 @@ impl<T> StateLedger<T> {
             self.actions.push_back(StateAction::CloseOld);
             self.sweep = Sweep::WaitsForOld;
         } else {
-            self.sweep = Sweep::Due;
+            self.sweep = Sweep::Again(now.after(SWEEP_AFTER));
         }
         if ended {
             self.ended(now, Which::Current);
@@ -339,6 +387,10 @@ impl<T> StateLedger<T> {
             self.roll = Roll::None;
             self.roll_wanted = true;
             self.sweep = Sweep::Due;
+            // What was cut into it was taken from the queue: it is in no ledger, nor is what has come since.
+            self.snapshot_wanted = true;
+            self.covered.append(&mut self.queued_then);
+            self.queued_then = std::mem::take(&mut self.covered);
         }
     }
 
@@ -349,7 +401,8 @@ impl<T> StateLedger<T> {
             Which::Current => {
                 let Some(current) = self.current.take() else { return };
                 self.roll_wanted = true;
-                if self.sweep != Sweep::WaitsForOld {
+                // While a sweep runs it has the pointer: what is to be swept then is found by the next one.
+                if !matches!(self.sweep, Sweep::WaitsForOld | Sweep::Running) {
                     self.sweep = Sweep::Due;
                 }
                 if let Some((_, mut then)) = current.in_flight {
@@ -379,6 +432,12 @@ impl<T> StateLedger<T> {
             self.sweep = if left { Sweep::Again(now.after(SWEEP_AGAIN)) } else { Sweep::Clean };
         }
     }
+}
+
+fn encode_snapshot((begin, records): (StateRecord, Vec<StateRecord>)) -> Vec<Bytes> {
+    let count = u32::try_from(records.len() + 2).expect("a snapshot's records are bounded by memory");
+    let all: Vec<StateRecord> = std::iter::once(begin).chain(records).chain([StateRecord::End { records: count }]).collect();
+    record::encode(&all)
 }
 
 #[cfg(test)]
@@ -446,9 +505,12 @@ mod tests {
         world.ledger.pointed(at(0), true);
         assert_eq!(world.ledger.take_done(), [1, 2]);
         // What came after the cut goes into the ledger that is now current.
-        assert!(matches!(world.actions().as_slice(), [StateAction::Append { to: Which::Current, .. }, StateAction::Sweep]));
+        assert!(matches!(world.actions().as_slice(), [StateAction::Append { to: Which::Current, .. }]));
         world.ledger.confirmed(Which::Current, 2);
         assert_eq!(world.ledger.take_done(), [3]);
+        assert_eq!(world.ledger.next_wakeup(), Some(at(1)), "what was before is swept once others were served");
+        world.now = 1;
+        assert_eq!(world.actions(), [StateAction::Sweep]);
         world.ledger.swept(at(0), false);
         assert!(world.ledger.is_settled());
     }
@@ -479,22 +541,67 @@ mod tests {
     }
 
     #[test]
-    fn c42_many_small_entries_are_replaced_by_a_snapshot_for_a_takeover_reads_each() {
+    fn c42_a_takeover_reads_few_entries_however_long_the_ledger_is() {
         let mut world = World::new();
         world.push("a", 1);
         world.roll();
+        world.actions();
+        world.ledger.swept(at(0), false);
+        let (mut appended, mut since) = (1, 0);
+        while appended < 10 * SNAPSHOT_ENTRIES {
+            world.ledger.take_done();
+            world.push("b", 2);
+            let actions = world.actions();
+            let [StateAction::Append { to: Which::Current, body }] = actions.as_slice() else { panic!("{actions:?}") };
+            let is_snapshot = matches!(record::decode(body).expect("sound")[0], StateRecord::Begin { .. });
+            assert_eq!(is_snapshot, since == SNAPSHOT_ENTRIES, "{since} behind the last one");
+            since = if is_snapshot { 0 } else { since + 1 };
+            appended += 1;
+            world.ledger.confirmed(Which::Current, appended);
+            assert_eq!(world.ledger.take_done(), [2], "told once it is there, as a change or in a snapshot");
+        }
+    }
+
+    #[test]
+    fn a_ledger_that_grew_is_replaced() {
+        let mut world = World::new();
+        world.push("a", 1);
+        world.roll();
+        world.actions();
+        world.ledger.swept(at(0), false);
         let mut appended = 1;
-        while appended <= ROLL_BYTES_MIN / ENTRY_COST {
+        while appended <= ROLL_BYTES_MIN / ENTRY_BYTES_MIN {
+            world.ledger.take_done();
             world.push("b", 2);
             assert!(world.actions().iter().all(|action| *action != StateAction::Create), "after {appended}");
             appended += 1;
             world.ledger.confirmed(Which::Current, appended);
-            world.ledger.take_done();
-            world.ledger.swept(at(0), false);
         }
         world.push("c", 3);
         world.actions();
         assert_eq!(world.actions(), [StateAction::Create]);
+    }
+
+    #[test]
+    fn a_large_state_is_not_written_over_and_over() {
+        let mut world = World::new();
+        world.push("a", 1);
+        world.roll();
+        world.actions();
+        world.ledger.swept(at(0), false);
+        world.ledger.snapshot_bytes = 1 << 20;
+        let mut appended = 1;
+        let mut snapshots = 0;
+        for _ in 0..(1 << 20) / SNAPSHOT_BYTES_PER_ENTRY + 1 {
+            world.push("b", 2);
+            for action in world.actions() {
+                let StateAction::Append { body, .. } = action else { continue };
+                appended += 1;
+                snapshots += u64::from(matches!(record::decode(&body).expect("sound")[0], StateRecord::Begin { .. }));
+            }
+            world.ledger.confirmed(Which::Current, appended);
+        }
+        assert_eq!(snapshots, 1);
     }
 
     #[test]
@@ -547,6 +654,82 @@ mod tests {
         world.now = 1;
         world.roll();
         assert_eq!(world.ledger.take_done(), [1], "told once, and late");
+    }
+
+    #[test]
+    fn s1_c67_what_a_roll_that_failed_was_to_cover_is_durable_only_with_a_snapshot_in_the_ledger_that_stays() {
+        let mut world = World::new();
+        world.push("a", 1);
+        world.roll();
+        world.actions();
+        world.ledger.swept(at(0), false);
+        world.ledger.take_done();
+        world.ledger.roll();
+        world.push("b", 2);
+        // What is appended before the next ledger is there, is; the rest goes into its snapshot.
+        world.actions();
+        world.ledger.confirmed(Which::Current, 2);
+        world.ledger.take_done();
+        world.ledger.created(at(0), true);
+        world.push("c", 3);
+        assert!(matches!(world.actions().as_slice(), [StateAction::Append { to: Which::Next, .. }]));
+        world.ledger.confirmed(Which::Next, 1);
+        world.actions();
+        world.ledger.read_back(at(0), false);
+        // Somebody asks whether all before is durable.
+        world.ledger.push([], [4]);
+        world.actions();
+        world.ledger.given_up();
+        let actions = world.actions();
+        let body = actions.iter().find_map(|action| match action {
+            StateAction::Append { to: Which::Current, body } => Some(body),
+            _ => None,
+        });
+        let records = record::decode(body.expect("a snapshot goes where all is")).expect("sound");
+        assert!(matches!(records.as_slice(), [StateRecord::Begin { .. }, .., StateRecord::End { .. }]), "{records:?}");
+        assert!(world.ledger.take_done().is_empty(), "not confirmed");
+        world.ledger.confirmed(Which::Current, 3);
+        assert_eq!(world.ledger.take_done(), [3, 4]);
+    }
+
+    #[test]
+    fn c42_a_ledger_that_ends_within_a_snapshot_is_followed_by_one_that_has_it_all() {
+        let mut world = World::new();
+        world.push("a", 1);
+        world.roll();
+        world.actions();
+        world.ledger.swept(at(0), false);
+        world.ledger.take_done();
+        for entry in 0..SNAPSHOT_ENTRIES {
+            world.push("b", 2);
+            world.actions();
+            world.ledger.confirmed(Which::Current, entry + 2);
+        }
+        world.ledger.take_done();
+        world.push("c", 3);
+        let actions = world.actions();
+        let [StateAction::Append { body, .. }] = actions.as_slice() else { panic!("a snapshot: {actions:?}") };
+        assert!(matches!(record::decode(body).expect("sound")[0], StateRecord::Begin { .. }));
+        world.push("d", 4);
+        world.ledger.ended(at(0), Which::Current);
+        world.roll();
+        assert_eq!(world.ledger.take_done(), [3, 4]);
+    }
+
+    #[test]
+    fn a_ledger_that_ends_while_others_are_swept_is_replaced_after_that() {
+        let mut world = World::new();
+        world.push("a", 1);
+        world.roll();
+        world.ledger.take_done();
+        world.now = 1;
+        assert_eq!(world.actions(), [StateAction::Sweep]);
+        world.push("b", 2);
+        world.ledger.ended(at(1), Which::Current);
+        assert_eq!(world.actions(), [], "the sweep has the pointer");
+        world.ledger.swept(at(1), false);
+        world.roll();
+        assert_eq!(world.ledger.take_done(), [2]);
     }
 
     #[test]

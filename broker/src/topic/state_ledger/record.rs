@@ -12,10 +12,12 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use crate::publish::dedup::{Claim, Dedup, DedupLimits, Producer, RUNS_MAX, Run};
 use crate::topic::hosted::CorruptState;
 
-/// The version written and read here.
-const VERSION: u8 = 1;
+/// The version written here; the one before, whose ledgers have one snapshot, is read as well.
+const VERSION: u8 = 2;
 const HEAD_BYTES: usize = 8;
 const RECORD_HEAD_BYTES: usize = 5;
+/// The kind of the record that begins a snapshot. It stands first in its entry.
+const BEGIN: u8 = 1;
 
 /// One record.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,7 +47,7 @@ pub(crate) enum StateRecord {
 impl StateRecord {
     const fn kind(&self) -> u8 {
         match self {
-            Self::Begin { .. } => 1,
+            Self::Begin { .. } => BEGIN,
             Self::Producer(_) => 2,
             Self::Subscriptions(_) => 3,
             Self::End { .. } => 4,
@@ -109,7 +111,7 @@ impl StateRecord {
             if at.len() < bytes { Err(corrupt("a record is cut short")) } else { Ok(()) }
         };
         let record = match kind {
-            1 => {
+            BEGIN => {
                 short(&at, 16)?;
                 Self::Begin { covers: Offset::new(at.get_u64_le()), last_epoch: at.get_u64_le() }
             }
@@ -244,17 +246,28 @@ impl Restored {
         Self { dedup: Dedup::new(limits), covers: Offset::ZERO, subscriptions: Vec::new() }
     }
 
-    /// From all bodies of a closed state ledger, in order. One without a complete snapshot is corrupt: it is never current.
+    /// From the bodies of a closed state ledger, in order, from its head or from a snapshot within it. One without a complete snapshot
+    /// is corrupt: it is never current.
     pub(crate) fn read(bodies: &[Bytes], limits: DedupLimits, now: Mono) -> Result<Self, CorruptState> {
-        let mut state = Self::nothing(limits);
-        let mut seen: u32 = 0;
-        let mut complete = false;
+        let mut known: Option<Self> = None;
+        // The snapshot that is being read, and how many records it has had. Until it ends, what was known before it is what is known.
+        let mut snapshot: Option<(Self, u32)> = None;
         for body in bodies {
-            for record in decode(body)? {
-                if (seen == 0) != matches!(record, StateRecord::Begin { .. }) {
-                    return Err(corrupt("a snapshot begins elsewhere than at the head of its ledger"));
+            for (at, record) in decode(body)?.into_iter().enumerate() {
+                if matches!(record, StateRecord::Begin { .. }) {
+                    if at > 0 || snapshot.is_some() {
+                        return Err(corrupt("a snapshot begins where it should not"));
+                    }
+                    snapshot = Some((Self::nothing(limits), 0));
                 }
-                seen = seen.saturating_add(1);
+                let (state, seen) = match (&mut snapshot, &mut known) {
+                    (Some((state, seen)), _) => {
+                        *seen = seen.saturating_add(1);
+                        (state, Some(*seen))
+                    }
+                    (None, Some(state)) => (state, None),
+                    (None, None) => return Err(corrupt("a snapshot does not stand at the head of its ledger")),
+                };
                 match record {
                     StateRecord::Begin { covers, last_epoch } => {
                         state.covers = covers;
@@ -262,15 +275,30 @@ impl Restored {
                     }
                     StateRecord::Producer(producer) => state.dedup.restore(producer, now),
                     StateRecord::Subscriptions(bytes) => state.subscriptions.push(bytes),
-                    StateRecord::End { records } if records == seen && !complete => complete = true,
+                    StateRecord::End { records } if Some(records) == seen => known = snapshot.take().map(|(state, _)| state),
                     StateRecord::End { .. } => return Err(corrupt("a snapshot ends where it should not")),
                     StateRecord::Claim(claim) => state.dedup.claimed(&claim, (now, Timestamp::default())),
                     StateRecord::Covered(offset) => state.covers = state.covers.max(offset),
                 }
             }
         }
-        if complete { Ok(state) } else { Err(corrupt("the snapshot is not complete")) }
+        known.ok_or_else(|| corrupt("the snapshot is not complete"))
     }
+}
+
+/// Where the newest complete snapshot among these bodies begins; what is before it need not be read.
+pub(crate) fn newest_snapshot(bodies: &[Bytes]) -> Result<Option<usize>, CorruptState> {
+    for (at, body) in bodies.iter().enumerate().rev() {
+        if body.get(HEAD_BYTES) != Some(&BEGIN) {
+            continue;
+        }
+        for body in &bodies[at..] {
+            if decode(body)?.iter().any(|record| matches!(record, StateRecord::End { .. })) {
+                return Ok(Some(at));
+            }
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -344,13 +372,64 @@ mod tests {
         assert!(Restored::read(&encode(&records[1..]), LIMITS, Mono::default()).is_err());
     }
 
+    /// Bodies of a ledger: a snapshot at its head, then whatever follows.
+    fn ledger(parts: &[&[StateRecord]]) -> Vec<Bytes> {
+        parts.iter().flat_map(|records| encode(records)).collect()
+    }
+
+    fn ack(text: &'static str) -> StateRecord {
+        StateRecord::Subscriptions(Bytes::from_static(text.as_bytes()))
+    }
+
+    fn snapshot(covers: u64, text: &'static str) -> [StateRecord; 3] {
+        let begin = StateRecord::Begin { covers: Offset::new(covers), last_epoch: 12 };
+        [begin, ack(text), StateRecord::End { records: 3 }]
+    }
+
+    #[test]
+    fn c42_what_follows_the_newest_snapshot_is_all_that_counts() {
+        let (head, later) = (snapshot(100, "head"), snapshot(200, "later"));
+        let bodies = ledger(&[&head, &[ack("a")], &later, &[ack("b"), StateRecord::Covered(Offset::new(250))]]);
+        assert_eq!(newest_snapshot(&bodies), Ok(Some(2)));
+        for from in [0, 2] {
+            let restored = Restored::read(&bodies[from..], LIMITS, Mono::default()).expect("sound");
+            assert_eq!(restored.covers, Offset::new(250));
+            assert_eq!(restored.subscriptions, [&b"later"[..], b"b"].map(Bytes::from_static));
+        }
+        assert!(Restored::read(&bodies[1..], LIMITS, Mono::default()).is_err(), "it does not begin with a snapshot");
+        assert_eq!(newest_snapshot(&bodies[3..]), Ok(None));
+    }
+
+    #[test]
+    fn c42_a_snapshot_that_was_torn_counts_for_nothing() {
+        let head = snapshot(100, "head");
+        let big = StateRecord::Subscriptions(Bytes::from(vec![7; ENTRY_BYTES_TARGET]));
+        let later =
+            [StateRecord::Begin { covers: Offset::new(200), last_epoch: 13 }, big.clone(), big, StateRecord::End { records: 4 }];
+        let whole = ledger(&[&head, &[ack("a")], &later]);
+        let entries = whole.len() - 2;
+        assert!(entries > 2);
+        assert_eq!(newest_snapshot(&whole), Ok(Some(2)));
+        for kept in 1..entries {
+            let torn = &whole[..2 + kept];
+            assert_eq!(newest_snapshot(torn), Ok(Some(0)), "{kept} of {entries}");
+            let restored = Restored::read(torn, LIMITS, Mono::default()).expect("sound");
+            assert_eq!((restored.covers, restored.dedup.last_epoch()), (Offset::new(100), 12));
+            assert_eq!(restored.subscriptions, [&b"head"[..], b"a"].map(Bytes::from_static));
+        }
+        // Nothing follows a torn snapshot, as its ledger ended with it; found otherwise, it is corrupt.
+        let mut odd = whole[..3].to_vec();
+        odd.extend(encode(&snapshot(300, "odd")));
+        assert!(Restored::read(&odd, LIMITS, Mono::default()).is_err());
+    }
+
     #[test]
     fn a_newer_version_and_an_unknown_record_are_refused_clearly() {
         let mut body = BytesMut::from(&encode(&all_kinds())[0][..]);
-        body[1] = 2;
+        body[1] = VERSION + 1;
         let refused = decode(&body.clone().freeze()).expect_err("newer");
         assert!(refused.to_string().contains("newer"), "{refused}");
-        body[1] = 1;
+        body[1] = VERSION;
         body[8] = 99;
         assert!(decode(&body.freeze()).is_err());
     }

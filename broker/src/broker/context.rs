@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::mutation::Mutations;
 use crate::topic::cache::Tails;
 use crate::topic::lease::DispatchLease;
+use crate::topic::recent::Recent;
 
 /// The surroundings of a broker's parts.
 #[derive(Debug)]
@@ -50,6 +51,8 @@ pub(crate) struct Context {
     pub(crate) tails: Tails,
     /// Older entries on their way to readers.
     pub(crate) read_budget: ByteBudget,
+    /// Of those, what several readers have asked for.
+    pub(crate) recent: Recent,
     /// Decoded messages on their way to consumers.
     pub(crate) delivery_budget: ByteBudget,
     /// Sessions of clients; stopped first.

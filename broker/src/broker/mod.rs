@@ -53,6 +53,7 @@ use crate::mutation::Mutations;
 use crate::topic::PartitionHandle;
 use crate::topic::cache::Tails;
 use crate::topic::command::Command;
+use crate::topic::recent::Recent;
 
 /// How long a topic's record is believed without looking again. What is decided by it compares it.
 const TOPIC_BELIEVED: Duration = Duration::from_secs(5);
@@ -62,6 +63,8 @@ const CONFIGURE_PATIENCE: Duration = Duration::from_secs(10);
 const INTAKE_SHARE: usize = 4;
 /// Which part of `publish_bytes_max` there is beside it for what other brokers hand on.
 const FORWARDED_SHARE: usize = 2;
+/// Which part of `read_bytes_max` may be kept for other readers.
+const RECENT_SHARE: usize = 4;
 /// How many topics' records are kept.
 const TOPICS_MAX: usize = 4096;
 
@@ -184,6 +187,7 @@ impl Broker {
             forwarded_budget: ByteBudget::new(config.publish_bytes_max / FORWARDED_SHARE),
             tails: Tails::new(ByteBudget::new(config.cache_bytes_max)),
             read_budget: ByteBudget::new(config.read_bytes_max),
+            recent: Recent::new(recent_bytes(config.read_bytes_max, limits)),
             delivery_budget: ByteBudget::new(config.delivery_bytes_max),
             session_tasks: tasks.part(),
             partition_tasks: tasks.part(),
@@ -469,4 +473,9 @@ async fn watch_storage(context: &Context, mut bookies: watch::Receiver<Live<Book
             changed = bookies.changed() => if changed.is_err() { return },
         }
     }
+}
+
+/// How much of what was read may be kept: reads always have room for an entry, and another.
+fn recent_bytes(read_bytes_max: usize, limits: Limits) -> usize {
+    (read_bytes_max / RECENT_SHARE).min(read_bytes_max.saturating_sub(2 * limits.entry_bytes_max()))
 }

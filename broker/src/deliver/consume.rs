@@ -551,6 +551,7 @@ mod tests {
     use crate::topic::handle::Parts;
     use crate::topic::lease::DispatchLease;
     use crate::topic::reader::Readable;
+    use crate::topic::recent::Recent;
     use crate::topic::{Bounds, LoadedEntry, PartitionReader};
 
     /// There are no bookies.
@@ -595,7 +596,8 @@ mod tests {
             let index = PartitionIndex::new(0);
             let name = PartitionName { topic: TopicName::parse("t/n/topic").expect("valid"), index };
             let complaints = Complaints::new(name.clone(), clock.clone(), crate::metrics::Metrics::default());
-            let readable = Readable::new(ledgers, (budget.clone(), 1), cache, Vec::new(), bounds.clone(), complaints);
+            let readable =
+                Readable::new(ledgers, (budget.clone(), 1), (cache, Recent::new(0)), Vec::new(), bounds.clone(), complaints);
             let (commands, _commands) = mpsc::channel(1024);
             let handle = PartitionHandle::new(Parts {
                 name,

@@ -20,6 +20,7 @@ pub(crate) mod log;
 pub(crate) mod owner;
 mod planted;
 pub mod reader;
+pub(crate) mod recent;
 pub(crate) mod retention;
 mod slot;
 mod specs;

@@ -24,6 +24,7 @@ use super::bounds::Bounds;
 use super::cache::TailCache;
 use super::complaints::Complaints;
 use super::entry::LoadedEntry;
+use super::recent::{Asked, Recent};
 
 /// The most known places of a segment; past it every other one is forgotten.
 const PLACES_MAX: usize = 1024;
@@ -148,6 +149,8 @@ pub(crate) struct Readable {
     /// The largest entry that there may be.
     entry_bytes_max: usize,
     pub(crate) cache: TailCache,
+    /// What other readers have read of history.
+    recent: Recent,
     segments: Mutex<Arc<Vec<ReadableSegment>>>,
     bounds: watch::Receiver<Bounds>,
     complaints: Complaints,
@@ -167,12 +170,12 @@ impl Readable {
     pub(crate) fn new(
         ledgers: LedgerClient,
         (budget, entry_bytes_max): (ByteBudget, usize),
-        cache: TailCache,
+        (cache, recent): (TailCache, Recent),
         segments: Vec<ReadableSegment>,
         bounds: watch::Receiver<Bounds>,
         complaints: Complaints,
     ) -> Self {
-        Self { ledgers, budget, entry_bytes_max, cache, segments: Mutex::new(Arc::new(segments)), bounds, complaints }
+        Self { ledgers, budget, entry_bytes_max, cache, recent, segments: Mutex::new(Arc::new(segments)), bounds, complaints }
     }
 
     /// A segment is begun, or sealed.
@@ -275,7 +278,8 @@ impl PartitionReader {
     }
 
     async fn try_read(&self, from: Offset, bytes_max: usize) -> Result<Vec<LoadedEntry>, ReadFault> {
-        for _ in 0..ATTEMPTS_MAX {
+        let mut has_waited = false;
+        for _ in 0..=ATTEMPTS_MAX {
             let bounds = *self.0.bounds.borrow();
             let from = from.max(bounds.first);
             if from >= bounds.end {
@@ -286,8 +290,25 @@ impl PartitionReader {
                 return Ok(cached);
             }
             let Some(segment) = self.0.segment_of(from) else { return Err(ReadFault::Moved) };
-            match self.read_segment(&segment, from.max(segment.first), bounds.end, bytes_max).await {
-                Ok(entries) => return Ok(entries),
+            let from = from.max(segment.first);
+            let turn = match self.0.recent.ask(segment.ledger, from, bytes_max) {
+                Asked::Here(entries) => return Ok(entries),
+                // Once: if that read has found nothing, this one finds out why.
+                Asked::Wait(waiting) if !has_waited => {
+                    has_waited = true;
+                    waiting.over().await;
+                    continue;
+                }
+                Asked::Wait(_) => None,
+                Asked::Read(turn) => Some(turn),
+            };
+            match self.read_segment(&segment, from, bounds.end, bytes_max).await {
+                Ok(entries) => {
+                    if let Some(turn) = turn {
+                        turn.found(&entries);
+                    }
+                    return Ok(entries);
+                }
                 Err(Hitch::Gone) => {}
                 Err(Hitch::Fault(fault)) => return Err(fault),
             }

@@ -126,7 +126,14 @@ impl PartitionTask {
         let cache = TailCache::new(context.config.cache_partition_bytes_max, context.tails.clone());
         let (ledgers, budget) = (context.ledgers.clone(), (context.read_budget.clone(), context.limits.entry_bytes_max()));
         let complaints = Complaints::new(name.clone(), context.clock.clone(), context.metrics.clone());
-        let readable = Arc::new(Readable::new(ledgers, budget, cache, readable_segments, bounds_rx.clone(), complaints));
+        let readable = Arc::new(Readable::new(
+            ledgers,
+            budget,
+            (cache, context.recent.clone()),
+            readable_segments,
+            bounds_rx.clone(),
+            complaints,
+        ));
         let data =
             DataLedgers::new(Arc::clone(&context), claim.clone(), Arc::clone(&readable), replication, segments, predecessor);
         let state = StateLedgers::new(Arc::clone(&context), claim.clone(), replication, pointer, superseded);

@@ -220,6 +220,16 @@ impl Process {
         kib << 10
     }
 
+    /// How long it has kept processors busy, all its threads together.
+    pub fn processor_time(&self) -> Duration {
+        let tasks = format!("/proc/{}/task", self.pid().expect("it runs"));
+        let threads = std::fs::read_dir(tasks).expect("readable");
+        // A thread may end meanwhile.
+        let stat = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("schedstat")).ok();
+        let ran = threads.filter_map(|thread| stat(thread.ok()?)?.split(' ').next()?.parse::<u64>().ok());
+        Duration::from_nanos(ran.sum())
+    }
+
     /// All that it printed so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()

@@ -278,6 +278,10 @@ impl<H: Hosted> Owner<H> {
                     self.answer(Waiting::Claim(answers, partition, Err(fault)));
                     return;
                 }
+                // Whoever claims is about to publish: the ledger for it is made while the claim becomes durable.
+                if !self.storage_full {
+                    self.log.want_ledger(now);
+                }
                 // While no producer was known the log needed no replay; from here on it does.
                 let begins = self.dedup.is_empty().then(|| self.log.confirmed_end());
                 let (claim, forgotten) = self.dedup.claim(&name, last_epoch, (now, wall));

@@ -322,7 +322,6 @@ fn c50_a_duplicate_is_told_only_when_its_original_is_durable() {
         [Answer::Claimed { result: Ok(Claimed { epoch: 1, last_sequence: None, .. }), .. }]
     ));
     world.send(1, Guarantee::Quorum, Some(("p", 1, 0)), 10);
-    world.serve_data();
     world.send(2, Guarantee::Quorum, Some(("p", 1, 0)), 10);
     assert_eq!(world.receipts(), [], "the original is in flight");
     world.serve_data();
@@ -357,7 +356,6 @@ fn d5_a_claim_is_answered_when_it_and_all_before_it_are_durable() {
     world.serve_all();
     world.heard();
     world.send(1, Guarantee::Quorum, Some(("p", 1, 0)), 10);
-    world.serve_data();
     world.claim("p");
     while !world.state.is_empty() {
         world.serve_state();
@@ -370,6 +368,18 @@ fn d5_a_claim_is_answered_when_it_and_all_before_it_are_durable() {
     world.send(2, Guarantee::Quorum, Some(("p", 1, 1)), 10);
     world.serve_all();
     assert_eq!(world.receipts(), [(2, Err("PRODUCER_FENCED"))]);
+}
+
+#[test]
+fn a_ledger_for_what_whoever_claims_will_publish_is_made_meanwhile() {
+    let mut world = World::new();
+    world.owner.set_storage_full(true);
+    world.claim("p");
+    assert_eq!(world.data, [], "bookies take no messages");
+    world.serve_all();
+    world.owner.set_storage_full(false);
+    world.claim("p");
+    assert_eq!(world.data, [LogAction::Create { first: Some(Offset::ZERO) }]);
 }
 
 #[test]
@@ -407,8 +417,11 @@ fn c36_an_entry_too_large_for_a_bookie_is_refused_for_good() {
 fn without_storage_messages_are_refused_and_nothing_of_them_remains() {
     let mut world = World::new();
     world.claim("p");
+    assert_eq!(world.data.pop_front(), Some(LogAction::Create { first: Some(Offset::ZERO) }), "whoever claims will publish");
+    world.owner.data_created(world.now(), false);
     world.serve_all();
-    world.heard();
+    assert!(matches!(world.heard().as_slice(), [Answer::Claimed { result: Ok(_), .. }]), "a claim needs no room for messages");
+    world.seconds += 2;
     world.send(1, Guarantee::Quorum, Some(("p", 1, 0)), 10);
     assert_eq!(world.data.pop_front(), Some(LogAction::Create { first: Some(Offset::ZERO) }));
     world.owner.data_created(world.now(), false);
@@ -449,7 +462,6 @@ fn d6_what_is_in_flight_for_too_long_is_answered_as_unknown_and_its_retry_is_a_d
     world.serve_all();
     world.heard();
     world.send(1, Guarantee::Quorum, Some(("p", 1, 0)), 10);
-    world.serve_data();
     world.seconds += 29;
     world.step();
     assert_eq!(world.receipts(), []);

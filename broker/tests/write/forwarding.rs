@@ -1,8 +1,9 @@
 //! Any broker takes any request: what it doesn't own it hands to the owner.
 
+use alluvium_metadata::PartitionId;
 use alluvium_proto::v1;
 use alluvium_proto::v1::Guarantee;
-use alluvium_types::ids::PartitionIndex;
+use alluvium_types::ids::{EntryId, PartitionIndex};
 use alluvium_types::names::{BrokerName, TopicName};
 
 use crate::cluster::{Cluster, Node, TOPIC, batch, config, eventually};
@@ -202,6 +203,35 @@ async fn streams_resume_at_the_next_owner_and_what_the_client_has_stays_with_it_
     let cursors = all_stats(&a).await;
     assert_eq!(cursors.iter().map(|c| (c.backlog, c.in_flight)).collect::<Vec<_>>(), [(11, 11), (11, 11), (0, 0), (0, 0)]);
     a.drain().await;
+}
+
+#[tokio::test]
+async fn a_partition_that_nobody_can_serve_holds_up_none_of_the_others_of_its_last_owner() {
+    let cluster = Cluster::start(1).await;
+    let (a, b) = two(&cluster).await;
+    fill(&a, 1).await;
+    let mut reading = Reading::open(&a, None).await;
+    assert_whole(&reading.take(4).await, 1);
+    let topic = a.broker.topic(&TopicName::parse(TOPIC).expect("valid")).await.expect("there").id;
+    let lost = PartitionId { topic, index: PartitionIndex::new(2) };
+    b.open(Guarantee::Quorum, "p").await.claim(2, None).await;
+    let state = cluster.metadata().state_pointers().get(lost).await.expect("readable").expect("there is one");
+    cluster.bookie().lose(state.value.current.expect("it was swapped"), EntryId::ZERO);
+    b.crash().await;
+    // They were looked for together, and found together or not at all: the stream ended.
+    let mut stream = a.open(Guarantee::Quorum, "").await;
+    for (id, partition) in [(0, 3), (1, 2)] {
+        stream.send(id, partition, 0, batch(0, &["more"])).await;
+        let (_, outcome) = stream.outcome().await;
+        assert_eq!(outcome.is_ok(), partition == 3, "{outcome:?}");
+    }
+    assert_eq!(reading.take(1).await, [(3, 1)]);
+    for partition in [0, 1] {
+        stream.send(2, partition, 0, batch(0, &["more"])).await;
+        stream.outcome().await.1.expect("stored");
+    }
+    assert_eq!(sorted(reading.take(2).await), [(0, 1), (1, 1)], "the stream goes on");
+    a.crash().await;
 }
 
 fn sorted(mut taken: Vec<(u32, u64)>) -> Vec<(u32, u64)> {

@@ -2,12 +2,13 @@
 //!
 //! The relay is what the client talks to, as long as it likes; behind it stands one stream for each owner, and when owners come and
 //! go, others take their place: what the client has stays with it, what it acknowledged and was not answered is acknowledged again.
-//! Its credit is shared out by [`allotment`]; what is asked waits in [`asks`], for each stream apart; [`upstream`] begins the streams;
-//! [`subscribing`] and [`reading`] know what is said.
+//! Its credit is shared out by [`allotment`]; what is asked waits in [`asks`], for each stream apart; [`upstream`] begins the streams,
+//! [`search`] those for partitions that were lost; [`subscribing`] and [`reading`] know what is said.
 
 mod allotment;
 mod asks;
 mod reading;
+mod search;
 mod stall;
 mod subscribing;
 mod upstream;
@@ -35,6 +36,7 @@ use tonic::Status;
 use allotment::{Allotment, Key, Step};
 use asks::{Asks, Next};
 pub(super) use reading::Reading;
+use search::Found;
 use stall::STALL;
 pub(super) use subscribing::Subscribing;
 use upstream::{Begun, Upstream, begin};
@@ -157,25 +159,18 @@ struct Relay<T: Traffic, S> {
     /// For the client; with whose it is, and the bytes that its stream had used.
     pending: VecDeque<(T::Response, Hold, Key, u64)>,
     asks: Asks<T::Request>,
-    beginning: FuturesUnordered<BoxFuture<'static, Beginning<T>>>,
-    again: Backoff,
+    /// What is done about partitions that nobody serves.
+    beginning: FuturesUnordered<BoxFuture<'static, Found<T>>>,
     /// There has been something for the client, and no room for it, since.
     full_since: Option<Mono>,
     /// It did not read for so long that nothing of other brokers is kept for it until it does.
     stalled: bool,
     /// Partitions whose streams ended for that.
     set_aside: Vec<PartitionIndex>,
-    /// Nothing has been served since, of what was lost.
-    failing_since: Option<Mono>,
     half_closed: bool,
     /// The broker stops: nobody is looked for any more.
     stops: bool,
     next_key: Key,
-}
-
-struct Beginning<T: Traffic> {
-    partitions: Vec<PartitionIndex>,
-    begun: Result<Vec<Begun<T>>, Status>,
 }
 
 enum Wake<T: Traffic> {
@@ -187,7 +182,7 @@ enum Wake<T: Traffic> {
     Request(Option<Result<T::Request, Status>>),
     Room,
     Asked,
-    Begun(Beginning<T>),
+    Found(Found<T>),
     Grown(Grown),
     Stalled,
 }
@@ -244,11 +239,9 @@ where
         pending: VecDeque::new(),
         asks: Asks::new(),
         beginning: FuturesUnordered::new(),
-        again,
         full_since: None,
         stalled: false,
         set_aside: Vec::new(),
-        failing_since: None,
         half_closed: false,
         stops: false,
         next_key: 0,
@@ -315,7 +308,7 @@ where
                 }
                 Some((key, said)) = self.there.next(), if room_for.is_none() => Wake::There(key, said),
                 Some((key, said)) = self.here.next(), if self.pending.is_empty() => Wake::Here(key, said),
-                Some(begun) = self.beginning.next() => Wake::Begun(begun),
+                Some(found) = self.beginning.next() => Wake::Found(found),
                 () = room(&crowded), if !crowded.is_empty() => Wake::Asked,
                 request = self.requests.next(), if !full => Wake::Request(request),
                 grown = some(&mut growing), if growing.is_some() => Wake::Grown(grown),
@@ -354,7 +347,7 @@ where
                     self.hear(key, said, hold)
                 }
                 Wake::Here(key, None) | Wake::There(key, None) => self.ended_well(key),
-                Wake::Begun(beginning) => self.begun(beginning),
+                Wake::Found(found) => self.found(found),
                 Wake::Asked => Ok(()),
                 Wake::Request(None) => {
                     self.half_closed = true;
@@ -549,49 +542,6 @@ where
             return Ok(());
         }
         self.lost(key, Status::unavailable("a stream ended"))
-    }
-
-    /// Begins new streams for partitions that nobody serves.
-    fn look_for(&mut self, partitions: Vec<PartitionIndex>, lost: bool) {
-        let pause = lost.then(|| self.again.delay());
-        let (edge, traffic) = (self.edge.clone(), self.traffic.clone());
-        let beginning = async move {
-            if let Some(pause) = pause {
-                edge.broker.clock().sleep(pause).await;
-            }
-            let begun = begin(&edge, &traffic, &partitions).await;
-            Beginning { partitions, begun }
-        };
-        self.beginning.push(beginning.boxed());
-    }
-
-    fn begun(&mut self, beginning: Beginning<T>) -> Result<(), Status> {
-        let now = self.edge.broker.clock().mono();
-        match beginning.begun {
-            Ok(begun) => {
-                self.failing_since = None;
-                self.again.reset();
-                for begun in begun {
-                    // Only the first opening is told.
-                    let _ = self.join(begun);
-                }
-                if self.stalled {
-                    // What the last owners delivered has somebody who takes it back now.
-                    self.take_back();
-                }
-                Ok(())
-            }
-            Err(status) => {
-                let failing_since = *self.failing_since.get_or_insert(now);
-                // Where the last owner has not noticed that its stream broke, it still has this consumer.
-                let passes = is_resumable(&status) || status.code() == tonic::Code::Unavailable || upstream::is_busy(&status);
-                if !passes || now.since(failing_since) >= PATIENCE {
-                    return Err(status);
-                }
-                self.look_for(beginning.partitions, true);
-                Ok(())
-            }
-        }
     }
 }
 

@@ -22,7 +22,7 @@ use crate::forward::Peer;
 use crate::subscription::Grant;
 
 /// How many partitions' owners are looked for at a time.
-const ROUTED_AT_ONCE: usize = 16;
+pub(super) const ROUTED_AT_ONCE: usize = 16;
 /// Requests between a relay and a stream.
 const REQUESTS: usize = 64;
 /// How long another broker may take to open a stream.
@@ -79,6 +79,29 @@ pub(super) struct Begun<T: Traffic> {
     pub(super) first: T::Response,
 }
 
+/// Who serves which partitions.
+#[derive(Default)]
+pub(super) struct Owners {
+    pub(super) here: Partitions,
+    pub(super) there: BTreeMap<SessionId, (Peer, Vec<PartitionIndex>)>,
+}
+
+impl Owners {
+    pub(super) fn add(&mut self, index: PartitionIndex, route: Route) {
+        match route {
+            Route::Here(handle) => {
+                self.here.insert(index, handle);
+            }
+            Route::There(peer) => self.there.entry(peer.session()).or_insert_with(|| (peer, Vec::new())).1.push(index),
+        }
+    }
+}
+
+/// Who serves a partition; this broker takes it over if nobody does. Cancel safe.
+pub(super) async fn route<T: Traffic>(edge: &ConsumeEdge, traffic: &T, index: PartitionIndex) -> Result<Route, Status> {
+    edge.broker.route(traffic.topic(), index, Scope::Cluster).await.map_err(|fault| to_status(&fault))
+}
+
 /// Begins streams at all owners of these partitions, or at none.
 pub(super) async fn begin<T: Traffic>(
     edge: &ConsumeEdge,
@@ -86,19 +109,15 @@ pub(super) async fn begin<T: Traffic>(
     partitions: &[PartitionIndex],
 ) -> Result<Vec<Begun<T>>, Status> {
     let routed = partitions.iter().copied().map(|index| async move {
-        let route = edge.broker.route(traffic.topic(), index, Scope::Cluster).await;
-        route.map(|route| (index, route)).map_err(|fault| to_status(&fault))
+        let route = route(edge, traffic, index).await?;
+        Ok::<_, Status>((index, route))
     });
-    let routes: Vec<(PartitionIndex, Route)> = stream::iter(routed).buffer_unordered(ROUTED_AT_ONCE).try_collect().await?;
-    let (mut here, mut there): (Partitions, BTreeMap<SessionId, (Peer, Vec<PartitionIndex>)>) = Default::default();
-    for (index, route) in routes {
-        match route {
-            Route::Here(handle) => {
-                here.insert(index, handle);
-            }
-            Route::There(peer) => there.entry(peer.session()).or_insert_with(|| (peer, Vec::new())).1.push(index),
-        }
+    let mut routes = stream::iter(routed).buffer_unordered(ROUTED_AT_ONCE);
+    let mut owners = Owners::default();
+    while let Some((index, route)) = routes.try_next().await? {
+        owners.add(index, route);
     }
+    let Owners { here, there } = owners;
     let theirs = try_join_all(there.into_values().map(|(peer, partitions)| elsewhere(edge, traffic, peer, partitions)));
     let own = async { if here.is_empty() { Ok(None) } else { at_home(edge, traffic, here).await.map(Some) } };
     let (own, mut begun) = try_join(own, theirs).await?;
@@ -106,14 +125,14 @@ pub(super) async fn begin<T: Traffic>(
     Ok(begun)
 }
 
-async fn at_home<T: Traffic>(edge: &ConsumeEdge, traffic: &T, handles: Partitions) -> Result<Begun<T>, Status> {
+pub(super) async fn at_home<T: Traffic>(edge: &ConsumeEdge, traffic: &T, handles: Partitions) -> Result<Begun<T>, Status> {
     let (requests, rx) = mpsc::channel(REQUESTS);
     let partitions = handles.keys().copied().collect();
     let stream = traffic.here(edge, handles, rx).await?.items().boxed();
     opened(Upstream::new(partitions, requests, None), stream).await
 }
 
-async fn elsewhere<T: Traffic>(
+pub(super) async fn elsewhere<T: Traffic>(
     edge: &ConsumeEdge,
     traffic: &T,
     peer: Peer,

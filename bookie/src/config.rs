@@ -37,9 +37,9 @@ pub struct Config {
     /// How long the log must have been idle, in milliseconds, before its last group is sealed by a mark. A crash before that
     /// can't be told from a lost group, so longer ones cost repairs, shorter ones a small write more often.
     pub idle_mark_ms: u64,
-    /// The most bytes of entries that wait for room in a group. Past it, adds are answered with busy.
+    /// The most bytes of entries that wait for room in a group. Past it, adds are answered with busy. 0: by the process's memory.
     pub queue_bytes_max: usize,
-    /// The most bytes that are read from disk and not yet handed over, by all reads together.
+    /// The most bytes that are read from disk and not yet handed over, by all reads together. 0: by the process's memory.
     pub read_bytes_max: usize,
     /// The most bytes of bodies that one read gives, whatever it asks for.
     pub read_answer_bytes_max: usize,
@@ -128,8 +128,8 @@ impl Default for Config {
             write_mode: WriteMode::Auto,
             log: log::Config::default(),
             idle_mark_ms: 5,
-            queue_bytes_max: 64 << 20,
-            read_bytes_max: 64 << 20,
+            queue_bytes_max: 0,
+            read_bytes_max: 0,
             read_answer_bytes_max: 4 << 20,
             reads_max: 16,
             lac_waiters_max: 16_384,
@@ -158,7 +158,22 @@ impl Default for GcConfig {
 }
 
 impl Config {
-    /// All that is wrong, one sentence each; empty when nothing is.
+    /// The memory that a bookie bounds itself to where nothing else is said and there is so much, in bytes.
+    pub const MEMORY_BYTES: usize = 256 << 20;
+
+    /// With bounds on memory, where none is set, that come to half of `bytes`: the rest is for groups, chunks of the log, the index and
+    /// what the transport holds. None is less than the largest entry needs: [`Config::with_limits`] comes first.
+    #[must_use]
+    pub fn with_memory(mut self, bytes: usize) -> Self {
+        for bound in [&mut self.queue_bytes_max, &mut self.read_bytes_max] {
+            if *bound == 0 {
+                *bound = (bytes / 4).max(self.log.body_bytes_max);
+            }
+        }
+        self
+    }
+
+    /// All that is wrong, one sentence each; empty when nothing is. What memory bounds is set.
     pub fn validate(&self) -> Vec<String> {
         let mut wrong: Vec<String> = self.log.validate().into_iter().map(|sentence| format!("log.{sentence}")).collect();
         if let Err(error) = BookieName::parse(&self.name) {
@@ -257,7 +272,10 @@ mod tests {
 
     #[test]
     fn the_defaults_are_valid() {
-        assert_eq!(Config::default().validate(), Vec::<String>::new());
+        assert_eq!(Config::default().with_memory(Config::MEMORY_BYTES).validate(), Vec::<String>::new());
+        let little = Config { read_bytes_max: 7 << 20, ..Config::default() }.with_memory(1);
+        assert_eq!((little.queue_bytes_max, little.read_bytes_max), (little.log.body_bytes_max, 7 << 20));
+        assert_eq!(little.validate(), Vec::<String>::new());
     }
 
     #[test]
@@ -267,7 +285,7 @@ mod tests {
             reads_max: 0,
             session_ttl_ms: 1,
             space: SpaceConfig { read_only_below_bytes: 1, ..SpaceConfig::default() },
-            ..Config::default()
+            ..Config::default().with_memory(Config::MEMORY_BYTES)
         };
         let wrong = config.validate();
         assert_eq!(wrong.len(), 4, "{wrong:?}");

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::publish::dedup::DedupLimits;
 use crate::topic::owner::OwnerConfig;
 
+/// The least bytes of a cache.
+const LEAST_CACHE: usize = 1 << 20;
+
 /// A broker.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -25,15 +28,15 @@ pub struct Config {
     /// How long before that the broker stops dispatching to subscriptions by itself, in milliseconds.
     pub dispatch_margin_ms: u64,
     /// The most bytes of messages on their way in, until the last copy has left. Past it streams are not read. A quarter of it comes
-    /// on top for large messages that are being received, and half of it for what other brokers hand on.
+    /// on top for large messages that are being received, and half of it for what other brokers hand on. 0: by the process's memory.
     pub publish_bytes_max: usize,
-    /// The most bytes of the newest entries kept for readers, over all partitions.
+    /// The most bytes of the newest entries kept for readers, over all partitions. 0: by the process's memory.
     pub cache_bytes_max: usize,
-    /// The most bytes of those kept of one partition.
+    /// The most bytes of those kept of one partition. 0: by the process's memory.
     pub cache_partition_bytes_max: usize,
-    /// The most bytes of older entries on their way to readers.
+    /// The most bytes of older entries on their way to readers. 0: by the process's memory.
     pub read_bytes_max: usize,
-    /// The most bytes of decoded messages on their way to consumers.
+    /// The most bytes of decoded messages on their way to consumers. 0: by the process's memory.
     pub delivery_bytes_max: usize,
     /// Bytes that a partition has in flight to its bookies at most. More carries more over slow disks and long links; less is
     /// latency.
@@ -79,11 +82,11 @@ impl Default for Config {
             weight: WEIGHT_DEFAULT,
             session_ttl_ms: 10_000,
             dispatch_margin_ms: 2_000,
-            publish_bytes_max: 256 << 20,
-            cache_bytes_max: 128 << 20,
-            cache_partition_bytes_max: 32 << 20,
-            read_bytes_max: 128 << 20,
-            delivery_bytes_max: 128 << 20,
+            publish_bytes_max: 0,
+            cache_bytes_max: 0,
+            cache_partition_bytes_max: 0,
+            read_bytes_max: 0,
+            delivery_bytes_max: 0,
             window_bytes: 16 << 20,
             stall_after_ms: 5_000,
             answer_after_ms: 30_000,
@@ -105,7 +108,30 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Says all that is wrong; nothing, if it can be used with these limits.
+    /// The memory that a broker bounds itself to where nothing else is said and there is so much, in bytes.
+    pub const MEMORY_BYTES: usize = 1 << 30;
+
+    /// With bounds on memory, where none is set, that come to `bytes` together: 13 of 16 parts in what is named here, the rest is for
+    /// what the transport holds. None is less than these limits need.
+    #[must_use]
+    pub fn with_memory(mut self, bytes: usize, limits: Limits) -> Self {
+        let least = least_budget(limits);
+        for (bound, part, least) in [
+            // With what comes on top of it, 7 of 16.
+            (&mut self.publish_bytes_max, bytes / 4, least),
+            (&mut self.cache_bytes_max, bytes / 8, LEAST_CACHE),
+            (&mut self.cache_partition_bytes_max, bytes / 32, LEAST_CACHE),
+            (&mut self.read_bytes_max, bytes / 8, least),
+            (&mut self.delivery_bytes_max, bytes / 8, least),
+        ] {
+            if *bound == 0 {
+                *bound = part.max(least);
+            }
+        }
+        self
+    }
+
+    /// Says all that is wrong; nothing, if it can be used with these limits. What memory bounds is set.
     pub fn validate(&self, limits: Limits) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut at_least = |name: &str, value: u64, least: u64| {
@@ -115,17 +141,16 @@ impl Config {
         };
         at_least("session_ttl_ms", self.session_ttl_ms, 500);
         let mib = 1 << 20;
-        // Two of the largest, so that one that is stuck doesn't stop all others.
-        let entries = 2 * limits.entry_bytes_max() as u64;
+        let budget = least_budget(limits);
         for (name, bytes, least) in [
-            ("publish_bytes_max", self.publish_bytes_max, entries.max(16 * mib)),
-            ("cache_bytes_max", self.cache_bytes_max, mib),
-            ("cache_partition_bytes_max", self.cache_partition_bytes_max, mib),
-            ("read_bytes_max", self.read_bytes_max, entries.max(16 * mib)),
-            ("delivery_bytes_max", self.delivery_bytes_max, entries.max(16 * mib)),
-            ("window_bytes", self.window_bytes, mib),
+            ("publish_bytes_max", self.publish_bytes_max, budget),
+            ("cache_bytes_max", self.cache_bytes_max, LEAST_CACHE),
+            ("cache_partition_bytes_max", self.cache_partition_bytes_max, LEAST_CACHE),
+            ("read_bytes_max", self.read_bytes_max, budget),
+            ("delivery_bytes_max", self.delivery_bytes_max, budget),
+            ("window_bytes", self.window_bytes, 1 << 20),
         ] {
-            at_least(name, bytes as u64, least);
+            at_least(name, bytes as u64, least as u64);
         }
         for (name, value) in [
             ("stall_after_ms", self.stall_after_ms),
@@ -190,14 +215,28 @@ impl Config {
     }
 }
 
+/// Of what messages go through: two of the largest entries, so that one that is stuck doesn't stop all others.
+fn least_budget(limits: Limits) -> usize {
+    (2 * limits.entry_bytes_max()).max(16 << 20)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn what_is_set_of_memory_stays_and_the_rest_follows_from_all_of_it() {
+        let config = Config { cache_bytes_max: 5 << 20, ..Config::default() }.with_memory(128 << 20, Limits::default());
+        assert_eq!((config.publish_bytes_max, config.cache_bytes_max, config.read_bytes_max), (32 << 20, 5 << 20, 16 << 20));
+        assert_eq!(config.clone().with_memory(1 << 30, Limits::default()), config, "all of it is set");
+        assert_eq!(config.validate(Limits::default()), Vec::<String>::new(), "so little is enough");
+    }
+
+    #[test]
     fn the_defaults_are_valid_and_all_that_is_wrong_is_said_at_once() {
-        assert_eq!(Config::default().validate(Limits::default()), Vec::<String>::new());
-        let config = Config { weight: 1001, session_ttl_ms: 1, window_bytes: 5, replication: (1, 2, 3), ..Config::default() };
+        let config = Config::default().with_memory(Config::MEMORY_BYTES, Limits::default());
+        assert_eq!(config.validate(Limits::default()), Vec::<String>::new());
+        let config = Config { weight: 1001, session_ttl_ms: 1, window_bytes: 5, replication: (1, 2, 3), ..config };
         assert_eq!(config.validate(Limits::default()).len(), 5, "{:?}", config.validate(Limits::default()));
     }
 }

@@ -43,6 +43,51 @@ impl Machine {
     }
 }
 
+/// How much memory this process may use, as the system bounds it: by the tightest limit of its control groups, if they have one; and
+/// what the machine has. In bytes; 0 where the system does not say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemoryBound {
+    /// The control groups' limit.
+    pub group_bytes: Option<u64>,
+    /// The machine's memory.
+    pub machine_bytes: u64,
+}
+
+impl MemoryBound {
+    /// Of this process.
+    pub fn here() -> Self {
+        let machine_bytes = Machine::here().memory_bytes;
+        let read = |path: &str| std::fs::read_to_string(path).ok();
+        // Without a limit the older interface says an absurdly large one.
+        Self { group_bytes: group_limit(read).filter(|limit| machine_bytes == 0 || *limit < machine_bytes), machine_bytes }
+    }
+}
+
+/// The least of the limits on memory of the groups that this process is in, and of those above them (the kernel's cgroup-v1/memory and
+/// cgroup-v2 documents). In a container the path of a group may name what is not visible there: its root is looked at as well.
+fn group_limit(read: impl Fn(&str) -> Option<String>) -> Option<u64> {
+    let mut least: Option<u64> = None;
+    for line in read("/proc/self/cgroup")?.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        let (root, name) = if controllers.is_empty() {
+            ("/sys/fs/cgroup", "memory.max")
+        } else if controllers.split(',').any(|controller| controller == "memory") {
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+        } else {
+            continue;
+        };
+        let mut path = path.trim_end_matches('/');
+        loop {
+            let limit = read(&format!("{root}{path}/{name}")).and_then(|text| text.trim().parse().ok());
+            least = least.into_iter().chain(limit).min();
+            let Some((above, _)) = path.rsplit_once('/') else { break };
+            path = above;
+        }
+    }
+    least
+}
+
 impl CpuTimes {
     /// Up to now.
     pub fn now() -> io::Result<Self> {
@@ -85,6 +130,29 @@ mod tests {
         assert!((after.busy_since(before) - 1.0 / 3.0).abs() < 1e-9);
         assert!(before.busy_since(before).abs() < 1e-9);
         assert_eq!(parse("intr 1 2 3\n"), None);
+    }
+
+    #[test]
+    fn the_tightest_limit_of_the_groups_counts() {
+        let limit = |files: &[(&str, &str)]| {
+            group_limit(|path| files.iter().find(|(name, _)| *name == path).map(|(_, text)| (*text).to_owned()))
+        };
+        let new = [
+            ("/proc/self/cgroup", "0::/pods/one\n"),
+            ("/sys/fs/cgroup/pods/one/memory.max", "max\n"),
+            ("/sys/fs/cgroup/pods/memory.max", "268435456\n"),
+        ];
+        assert_eq!(limit(&new), Some(256 << 20), "of the group above");
+        let old = [
+            ("/proc/self/cgroup", "5:cpu:/a\n4:hugetlb,memory:/docker/x\n0::/\n"),
+            ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+            ("/sys/fs/cgroup/memory/docker/x/memory.limit_in_bytes", "1073741824\n"),
+        ];
+        assert_eq!(limit(&old), Some(1 << 30));
+        assert_eq!(limit(&old[..2]), Some(9_223_372_036_854_771_712), "in a container its own group is the root");
+        assert_eq!(limit(&[]), None);
+        let here = MemoryBound::here();
+        assert!(here.group_bytes.is_none_or(|limit| limit > 0) && here.machine_bytes > 0, "{here:?}");
     }
 
     #[test]

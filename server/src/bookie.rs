@@ -36,6 +36,9 @@ pub struct Config {
     pub data: PathBuf,
     /// The largest message, in bytes, with its key and headers: the same in all processes of a cluster (C36).
     pub message_bytes_max: usize,
+    /// The memory that the process bounds what it holds to, in bytes, beside about 50 MiB for itself; 0 for half of what its control
+    /// group lets it have, or a quarter of the machine's, at most 256 MiB. Single bounds may be set below.
+    pub memory_bytes_max: usize,
     /// Seconds that a stop may take to finish what was promised.
     pub drain_seconds: u64,
     /// Where it listens; loopback unless told otherwise.
@@ -84,6 +87,7 @@ impl Default for Config {
             zone: String::new(),
             data: PathBuf::from("alluvium-bookie"),
             message_bytes_max: MESSAGE_BYTES_MAX,
+            memory_bytes_max: 0,
             drain_seconds: 10,
             listen: Listen::default(),
             advertise: Advertise::default(),
@@ -102,7 +106,9 @@ impl Config {
     /// The bookie's own settings, with what stands above them.
     fn bookie(&self) -> alluvium_bookie::Config {
         let (name, zone, data_dir) = (self.name.clone(), self.zone.clone(), self.data.clone());
-        alluvium_bookie::Config { name, zone, data_dir, ..self.bookie.clone().with_limits(self.limits()) }
+        let memory = settings::memory(self.memory_bytes_max, alluvium_bookie::Config::MEMORY_BYTES);
+        let bookie = self.bookie.clone().with_limits(self.limits()).with_memory(memory);
+        alluvium_bookie::Config { name, zone, data_dir, ..bookie }
     }
 }
 

@@ -38,6 +38,9 @@ pub struct Config {
     pub threads: usize,
     /// The largest message, in bytes, with its key and headers: the same in all processes of a cluster (C36).
     pub message_bytes_max: usize,
+    /// The memory that the process bounds what it holds to, in bytes, beside about 50 MiB for itself; 0 for half of what its control
+    /// group lets it have, or a quarter of the machine's, at most 1 GiB. Single bounds may be set below.
+    pub memory_bytes_max: usize,
     /// Seconds that a stop may take to finish what was promised.
     pub drain_seconds: u64,
     /// Where it listens; loopback unless told otherwise.
@@ -90,6 +93,7 @@ impl Default for Config {
             name: "broker-0".to_owned(),
             threads: 0,
             message_bytes_max: MESSAGE_BYTES_MAX,
+            memory_bytes_max: 0,
             drain_seconds: 10,
             listen: Listen::default(),
             advertise: Advertise::default(),
@@ -104,6 +108,12 @@ impl Default for Config {
 impl Config {
     fn limits(&self) -> Limits {
         settings::limits(self.message_bytes_max)
+    }
+
+    /// The broker's settings, fitted to limits and memory.
+    fn broker(&self) -> alluvium_broker::config::Config {
+        let memory = settings::memory(self.memory_bytes_max, alluvium_broker::config::Config::MEMORY_BYTES);
+        self.broker.clone().with_memory(memory, self.limits())
     }
 
     const fn session_ttl(&self) -> Duration {
@@ -122,7 +132,8 @@ impl Role for Config {
         wrong.process(self.message_bytes_max, self.drain_seconds, &self.log);
         wrong.advertised("client", &self.advertise.client, self.listen.client);
         wrong.advertised("internal", &self.advertise.internal, self.listen.internal);
-        wrong.section("broker", self.broker.validate(self.limits()));
+        wrong.memory(self.memory_bytes_max);
+        wrong.section("broker", self.broker().validate(self.limits()));
         wrong.section("ledger", self.ledger.validate());
         wrong.end()
     }
@@ -230,7 +241,7 @@ async fn register(
     metrics.register(registry.sub_registry_with_prefix("broker"));
     let start = async || {
         let around = Surroundings {
-            config: config.broker.clone(),
+            config: config.broker(),
             name: name.clone(),
             address: address.clone(),
             internal_address: internal_address.clone(),

@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 
 use alluvium_metadata::etcd::{EtcdConfig, Password};
+use alluvium_runtime::machine::MemoryBound;
 use alluvium_runtime::telemetry::LogConfig;
 use alluvium_types::ids::ClusterId;
 use alluvium_types::limits::{Limits, MESSAGE_BYTES_CEILING};
@@ -17,6 +18,8 @@ use uuid::Uuid;
 pub const PASSWORD_VARIABLE: &str = "ALLUVIUM_ETCD_PASSWORD";
 /// Less than this is a mistake in the unit.
 const MESSAGE_BYTES_LEAST: usize = 1024;
+/// With less memory no process works.
+const MEMORY_BYTES_LEAST: usize = 64 << 20;
 
 /// One kind of process, by its configuration.
 pub trait Role: Default + Serialize + DeserializeOwned {
@@ -97,6 +100,13 @@ impl Wrong {
         self.0.extend(log.validate().err());
     }
 
+    /// How much memory a process is told to take, if it is told.
+    pub(crate) fn memory(&mut self, bytes_max: usize) {
+        self.refuse((1..MEMORY_BYTES_LEAST).contains(&bytes_max), || {
+            format!("memory_bytes_max: {bytes_max} is less than {MEMORY_BYTES_LEAST}; 0 is as much as is good")
+        });
+    }
+
     /// What every process of a cluster says of its metadata. `session` is the field that holds a session's time to live.
     pub(crate) fn membership(&mut self, cluster: &str, etcd: &EtcdConfig, session: (&str, u64)) {
         if cluster.is_empty() {
@@ -159,9 +169,31 @@ pub(crate) fn threads(configured: usize) -> usize {
     }
 }
 
+/// What a process bounds its memory to, in bytes: to what is configured; if that is 0, to half of what its control groups let it have, or
+/// to a quarter of the machine's memory, and to no more than `most`.
+pub(crate) fn memory(configured: usize, most: usize) -> usize {
+    if configured > 0 { configured } else { memory_of(MemoryBound::here(), most) }
+}
+
+fn memory_of(bound: MemoryBound, most: usize) -> usize {
+    let share = bound.group_bytes.map_or(bound.machine_bytes / 4, |limit| limit / 2);
+    let known = usize::try_from(share).unwrap_or(most);
+    if known == 0 { most } else { known.min(most) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn q6_a_process_takes_a_part_of_the_memory_that_there_is() {
+        let gib = 1 << 30;
+        let of = |group_bytes, machine_bytes| memory_of(MemoryBound { group_bytes, machine_bytes }, gib);
+        assert_eq!(of(Some(256 << 20), 64 << 30), 128 << 20);
+        assert_eq!((of(None, 2 << 30), of(None, 64 << 30)), (512 << 20, gib));
+        assert_eq!(of(None, 0), gib, "the system does not say");
+        assert_eq!(memory(5, gib), 5);
+    }
 
     #[test]
     fn q10_the_password_comes_from_the_environment_alone() {

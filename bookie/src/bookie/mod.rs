@@ -87,6 +87,8 @@ impl Bookie {
     /// Recovers the log and starts the threads. Blocks.
     pub fn open(parts: Parts) -> Result<Self, RecoverError> {
         let Parts { config, identity, disk, mode, lock, clock, entropy, tasks, metrics } = parts;
+        // What the process did not say.
+        let config = config.with_memory(Config::MEMORY_BYTES);
         let log_dir = config.data_dir.join(LOG_DIR);
         let owner = crate::log::Identity { cluster: identity.cluster, incarnation: identity.incarnation };
         let store = Store::recover(Arc::clone(&disk), &log_dir, mode, config.log.clone(), owner, &entropy, config.mutations)?;

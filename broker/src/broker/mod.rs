@@ -180,6 +180,8 @@ impl Broker {
     pub async fn start_with(surroundings: Surroundings, mutations: Mutations) -> Result<Self, StartError> {
         let Surroundings { config, name, address, internal_address, if_registered, metadata, ledgers, .. } = surroundings;
         let Surroundings { clock, entropy, limits, metrics, reach, tasks, lanes, .. } = surroundings;
+        // What the process did not say.
+        let config = config.with_memory(Config::MEMORY_BYTES, limits);
         let context = Arc::new(Context {
             default_policies: config.default_policies(),
             intake_budget: ByteBudget::new(config.publish_bytes_max / INTAKE_SHARE),

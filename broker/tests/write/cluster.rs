@@ -143,6 +143,7 @@ impl Cluster {
             // Nothing listens on port 1.
             Reached::Never => "127.0.0.1:1".to_owned(),
         };
+        let config = config.with_memory(Config::MEMORY_BYTES, Limits::default());
         assert_eq!(config.validate(Limits::default()), Vec::<String>::new());
         let metrics = Metrics::default();
         let surroundings = Surroundings {

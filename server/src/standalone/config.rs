@@ -59,6 +59,9 @@ pub struct Config {
     /// The largest message, in bytes, with its key and headers. Batches, entries and frames follow from it (C36). It may be raised
     /// at any time; lowered, larger messages that are stored can't be delivered.
     pub message_bytes_max: usize,
+    /// The memory that the process bounds what it holds to, in bytes, beside about 50 MiB for itself; 0 for half of what its control
+    /// group lets it have, or a quarter of the machine's, at most 1.3 GiB. Single bounds may be set below.
+    pub memory_bytes_max: usize,
     /// Seconds that a stop may take to finish what was promised.
     pub drain_seconds: u64,
     /// Logs.
@@ -78,6 +81,7 @@ impl Default for Config {
             transport: Transport::default(),
             threads: 0,
             message_bytes_max: MESSAGE_BYTES_MAX,
+            memory_bytes_max: 0,
             drain_seconds: 10,
             log: LogConfig::default(),
             broker: alluvium_broker::config::Config::default(),
@@ -100,7 +104,8 @@ impl Role for Config {
         wrong.range("bookies", self.bookies, 1..=7);
         wrong.range("threads", self.threads, 0..=256);
         wrong.process(self.message_bytes_max, self.drain_seconds, &self.log);
-        wrong.section("broker", self.broker.validate(self.limits()));
+        wrong.memory(self.memory_bytes_max);
+        wrong.section("broker", self.broker().validate(self.limits()));
         wrong.section("bookie", self.bookie().validate());
         // Names, folders and addresses of bookies are the server's to choose.
         let ours = alluvium_bookie::Config::default();
@@ -129,14 +134,21 @@ impl Config {
         settings::limits(self.message_bytes_max)
     }
 
-    /// The settings of each bookie, fitted to the limits.
-    pub(crate) fn bookie(&self) -> alluvium_bookie::Config {
-        self.bookie.clone().with_limits(self.limits())
+    /// What the broker bounds its memory to, and each bookie: three parts of four, and a share of the fourth.
+    fn memory(&self) -> (usize, usize) {
+        let broker = alluvium_broker::config::Config::MEMORY_BYTES;
+        let all = settings::memory(self.memory_bytes_max, broker / 3 * 4);
+        (all / 4 * 3, all / 4 / self.bookies.max(1))
     }
 
-    /// The broker's settings, fitted to the bookies there are.
+    /// The settings of each bookie, fitted to limits and memory.
+    pub(crate) fn bookie(&self) -> alluvium_bookie::Config {
+        self.bookie.clone().with_limits(self.limits()).with_memory(self.memory().1)
+    }
+
+    /// The broker's settings, fitted to limits and memory, and to the bookies there are.
     pub(crate) fn broker(&self) -> alluvium_broker::config::Config {
-        let mut broker = self.broker.clone();
+        let mut broker = self.broker.clone().with_memory(self.memory().0, self.limits());
         if broker.replication == alluvium_broker::config::Config::default().replication {
             broker.replication = match self.bookies {
                 1 => (1, 1, 1),

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use alluvium_metadata::brokers::{WEIGHT_DEFAULT, WEIGHT_MAX};
 use alluvium_metadata::policies::Policies;
-use alluvium_types::limits::Limits;
+use alluvium_types::limits::{ENTRY_BYTES_TARGET, Limits};
 use alluvium_types::policy::{Retention, Rollover};
 use alluvium_types::replication::Replication;
 use serde::{Deserialize, Serialize};
 
 use crate::publish::dedup::DedupLimits;
 use crate::topic::owner::OwnerConfig;
+use crate::topic::state_ledger::Snapshots;
 
 /// The least bytes of a cache.
 const LEAST_CACHE: usize = 1 << 20;
@@ -60,6 +61,12 @@ pub struct Config {
     /// After so many bytes of messages what is known of idempotent producers is written down: what a takeover reads at most. An
     /// entry counts for 256 KiB at least.
     pub checkpoint_bytes: u64,
+    /// After so many changes that were written down one by one, all that is known of a partition's subscriptions and producers is
+    /// written down as a whole: a takeover reads from there on. A large state is written less often.
+    pub snapshot_entries: u64,
+    /// About how large an entry of a state ledger becomes. Not configured: tests make them small.
+    #[serde(skip)]
+    pub state_entry_bytes: usize,
     /// The most bytes of memory for what is known of one partition's idempotent producers.
     pub producers_bytes_max: usize,
     /// A producer that was silent for so long, in seconds, is forgotten.
@@ -96,6 +103,8 @@ impl Default for Config {
             audit_interval_ms: 60_000,
             forget_after_ms: 600_000,
             checkpoint_bytes: 16 << 20,
+            snapshot_entries: 64,
+            state_entry_bytes: ENTRY_BYTES_TARGET,
             producers_bytes_max: 4 << 20,
             producer_expiry_s: 7 * 24 * 3600,
             retention_s: 7 * 24 * 3600,
@@ -161,6 +170,7 @@ impl Config {
             ("audit_interval_ms", self.audit_interval_ms),
             ("producer_expiry_s", self.producer_expiry_s),
             ("rollover_s", self.rollover_s),
+            ("snapshot_entries", self.snapshot_entries),
         ] {
             at_least(name, value, 1);
         }
@@ -207,7 +217,12 @@ impl Config {
             retention_interval: Duration::from_millis(self.retention_interval_ms),
             checkpoint_bytes: self.checkpoint_bytes,
             release_after: Duration::from_millis(self.release_after_ms),
+            snapshots: self.snapshots(),
         }
+    }
+
+    pub(crate) const fn snapshots(&self) -> Snapshots {
+        Snapshots { entries: self.snapshot_entries, entry_bytes: self.state_entry_bytes }
     }
 
     pub(crate) const fn dedup(&self) -> DedupLimits {

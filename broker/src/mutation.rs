@@ -13,15 +13,18 @@ pub enum Mutation {
     OrderedDispatchBeforeFormerIsGone,
     /// D6: a batch is taken though an earlier sequence is missing.
     SequenceGapAccepted,
+    /// C42: a takeover takes a snapshot that its writer did not end for a whole one.
+    TornSnapshotCounts,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::StateLedgerNotFenced,
         Self::ListChangedBeforeRecovery,
         Self::OrderedDispatchBeforeFormerIsGone,
         Self::SequenceGapAccepted,
+        Self::TornSnapshotCounts,
     ];
 }
 

@@ -69,7 +69,9 @@ impl Stub {
         let say = |response| Ok(v1::PublishStreamResponse { response: Some(response) });
         while let Ok(Some(request)) = requests.message().await {
             let response = match request.request? {
-                publishing::Request::Open(_) => published::Response::Opened(v1::PublishOpened { partitions: 1, ..Default::default() }),
+                publishing::Request::Open(_) => {
+                    published::Response::Opened(v1::PublishOpened { partitions: 1, ..Default::default() })
+                }
                 publishing::Request::Claim(_) => return None,
                 publishing::Request::Batch(batch) => {
                     let (id, batch) = (batch.id, batch.batch?);
@@ -202,7 +204,10 @@ fn a_python_program_of_plain_stubs_publishes_and_consumes_batches() {
     });
     for (what, at) in [("published", 0), ("consumed", 1)] {
         let (server, stub) = (of_the_server[at], of_the_stub[at]);
-        println!("{what} by Python, {mebibytes} MiB: {server:.0} MB/s; of a server that only acknowledges {stub:.0}: {:.2}", server / stub);
+        println!(
+            "{what} by Python, {mebibytes} MiB: {server:.0} MB/s; of a server that only acknowledges {stub:.0}: {:.2}",
+            server / stub
+        );
     }
     stub.tasks.stop();
     runtime.shutdown_timeout(Duration::from_secs(1));

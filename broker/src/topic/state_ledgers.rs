@@ -36,6 +36,8 @@ const READ_BYTES: usize = 4 << 20;
 #[derive(Debug)]
 pub(super) enum StateEvent {
     Created(bool),
+    /// Not created: retired ones are to be dropped first.
+    Crowded,
     Confirmed(Which, u64),
     ReadBack(bool),
     Pointed(bool),
@@ -50,6 +52,7 @@ pub(super) enum StateEvent {
 type Pointer = Option<Versioned<StatePointer>>;
 
 enum Done {
+    Crowded(Pointer),
     Created(Pointer, Result<(Prepared, Versioned<LedgerMetadata>), bool>),
     ReadBack(bool),
     /// With the record of the one before, if it went with the change.
@@ -200,6 +203,10 @@ impl StateLedgers {
                 self.pointer = pointer;
                 StateEvent::Created(false)
             }
+            Done::Crowded(pointer) => {
+                self.pointer = pointer;
+                StateEvent::Crowded
+            }
             Done::ReadBack(same) => StateEvent::ReadBack(same),
             Done::Pointed(pointer, Ok(gone)) => {
                 self.pointer = pointer;
@@ -231,6 +238,7 @@ impl StateEvent {
     pub(super) fn tell<T>(self, now: Mono, machine: &mut StateLedger<T>) -> bool {
         match self {
             Self::Created(created) => machine.created(now, created),
+            Self::Crowded => machine.crowded(now),
             Self::Confirmed(which, entries) => machine.confirmed(which, entries),
             Self::ReadBack(same) => machine.read_back(now, same),
             Self::Pointed(moved) => machine.pointed(now, moved),
@@ -254,7 +262,7 @@ async fn slot_next(slot: &mut Option<Slot>) -> SlotEvent {
 async fn create(context: Arc<Context>, claim: Claim, new: NewLedger, pointer: Pointer) -> Done {
     if pointer.as_ref().is_some_and(|pointer| !pointer.value.takes_next()) {
         tracing::warn!(partition = %claim.partition(), "no state ledger is created before retired ones can be dropped");
-        return Done::Created(pointer, Err(true));
+        return Done::Crowded(pointer);
     }
     let prepared = match context.ledgers.prepare(new).await {
         Ok(prepared) => prepared,

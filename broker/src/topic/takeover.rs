@@ -28,8 +28,8 @@ use crate::publish::dedup::Dedup;
 
 /// How much is read at a time.
 const READ_BYTES: usize = 4 << 20;
-/// How many entries of a state ledger are read first: unless it is large, a snapshot is among so many.
-const STATE_ENTRIES: u64 = 80;
+/// How many entries of a state ledger are read at first beside as many as follow a snapshot: unless it is large, one is among them.
+const STATE_ENTRIES: u64 = 16;
 
 /// What a takeover found, and left behind.
 #[derive(Debug)]
@@ -166,8 +166,8 @@ async fn restore(context: &Context, state: Option<&Versioned<LedgerMetadata>>, n
     let limits = context.config.dedup();
     let mut restored = match state {
         Some(record) => {
-            let bodies = read_state(&context.ledgers, &record.value).await?;
-            Restored::read(&bodies, limits, now).map_err(OpenError::Corrupt)?
+            let bodies = read_state(context, &record.value).await?;
+            Restored::read(&bodies, limits, now, context.mutations).map_err(OpenError::Corrupt)?
         }
         None => Restored::nothing(limits),
     };
@@ -243,10 +243,11 @@ async fn read(ledgers: &LedgerClient, record: &LedgerMetadata, range: ReadRange)
 }
 
 /// The bodies of a closed state ledger from its newest snapshot on: read from its end, ever more at a time until that is found.
-async fn read_state(ledgers: &LedgerClient, record: &LedgerMetadata) -> Result<Vec<Bytes>, OpenError> {
+async fn read_state(context: &Context, record: &LedgerMetadata) -> Result<Vec<Bytes>, OpenError> {
+    let Context { ledgers, mutations, .. } = context;
     let mut bodies = Vec::new();
     let mut end = record.closed_at().flatten().map_or(EntryId::ZERO, EntryId::next);
-    let mut entries = STATE_ENTRIES;
+    let mut entries = context.config.snapshot_entries + STATE_ENTRIES;
     while let Some(last) = end.previous() {
         let first = EntryId::new(end.get().saturating_sub(entries));
         let mut more = Vec::new();
@@ -260,7 +261,7 @@ async fn read_state(ledgers: &LedgerClient, record: &LedgerMetadata) -> Result<V
         }
         more.append(&mut bodies);
         bodies = more;
-        if let Some(at) = newest_snapshot(&bodies).map_err(OpenError::Corrupt)? {
+        if let Some(at) = newest_snapshot(&bodies, *mutations).map_err(OpenError::Corrupt)? {
             bodies.drain(..at);
             break;
         }

@@ -5,7 +5,8 @@ use alluvium_proto::v1::Guarantee;
 use bytes::Bytes;
 
 use crate::bookie::Mood;
-use crate::cluster::{Cluster, Node, batch, config, eventually};
+use crate::cluster::{Cluster, Node, TOPIC, batch, config, eventually};
+use crate::consuming::{consumer, pull, stats};
 
 async fn texts(node: &Node) -> Vec<String> {
     node.read(0, 0).await.into_iter().map(|(_, text): (u64, Bytes)| String::from_utf8_lossy(&text).into_owned()).collect()
@@ -71,6 +72,42 @@ async fn d3_a_retry_after_a_crash_is_a_duplicate_of_what_the_log_holds() {
     let mut stream = node.open(Guarantee::Quorum, "p").await;
     let claimed = stream.claim(0, Some(claimed.epoch)).await;
     assert_eq!((claimed.last_sequence, claimed.forgotten), (Some(10), false));
+    node.drain().await;
+}
+
+#[tokio::test]
+async fn c42_what_snapshots_of_many_entries_and_what_follows_them_say_is_all_there_after_a_crash() {
+    // A snapshot has more entries than a takeover reads at first, and many follow it.
+    let many = || alluvium_broker::config::Config { snapshot_entries: 4, state_entry_bytes: 64, ..config() };
+    let producers: Vec<String> = (0..60).map(|number| format!("producer-{number:02}")).collect();
+    let cluster = Cluster::start(1).await;
+    let mut node = cluster.broker(many()).await;
+    node.make_topic(1, v1::Policies::default()).await;
+    let mut epochs = vec![None; producers.len()];
+    let subscription = || "s".to_owned();
+    for life in 0_u64..3 {
+        for (name, epoch) in producers.iter().zip(&mut epochs) {
+            let mut stream = node.open(Guarantee::Quorum, name).await;
+            let claimed = stream.claim(0, *epoch).await;
+            assert_eq!((claimed.last_sequence, claimed.forgotten), (life.checked_sub(1), false), "{name} in life {life}");
+            stream.send(0, 0, claimed.epoch, batch(life, &["x"])).await;
+            stream.outcome().await.1.expect("stored");
+            *epoch = Some(claimed.epoch);
+        }
+        // Every other message: one after the other, each a change of its own.
+        let first = life * producers.len() as u64;
+        let end = first + producers.len() as u64;
+        let pulled = consumer(&node).pull(pull(1000)).await.expect("answered").into_inner();
+        assert!(!pulled.messages.is_empty());
+        for offset in (first..end).step_by(2) {
+            let ids = vec![v1::MessageId { partition: 0, offset }];
+            let ack = v1::AcknowledgeRequest { topic: TOPIC.to_owned(), subscription: subscription(), ids, up_to: vec![] };
+            consumer(&node).acknowledge(ack).await.expect("durable");
+        }
+        node.crash().await;
+        node = cluster.broker(many()).await;
+        assert_eq!(stats(&node).await.backlog, end / 2, "half of all are acknowledged");
+    }
     node.drain().await;
 }
 
@@ -148,7 +185,7 @@ async fn a_partition_that_nobody_uses_is_let_go_and_comes_back() {
     let mut stream = node.open(Guarantee::Quorum, "").await;
     stream.send(1, 0, 0, batch(0, &["a"])).await;
     assert_eq!(stream.outcome().await, (1, Ok(0)));
-    let name = alluvium_types::names::TopicName::parse(crate::cluster::TOPIC).expect("valid");
+    let name = alluvium_types::names::TopicName::parse(TOPIC).expect("valid");
     let topic = node.broker.topic(&name).await.expect("there");
     let index = alluvium_types::ids::PartitionIndex::default();
     eventually("it is let go", async || node.broker.loaded(topic.id, index).is_none()).await;

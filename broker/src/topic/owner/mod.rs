@@ -21,7 +21,7 @@ use super::handle::{OWNERSHIP_LOST, moved};
 use super::hosted::{Effects, Hosted, SubscriptionSpec};
 use super::log::{Log, LogAction};
 use super::retention::{self, Candidate, ClockGuard};
-use super::state_ledger::{StateAction, StateLedger, StateRecord};
+use super::state_ledger::{Snapshots, StateAction, StateLedger, StateRecord};
 use crate::publish::coalesce::{Admitted, Coalescer};
 use crate::publish::dedup::{Claim, Dedup, Verdict};
 use crate::publish::receipt::{Answers, Claimed, Guarantee, Stored, Ticket, Waiting, tell, tell_fault};
@@ -45,6 +45,8 @@ pub(crate) struct OwnerConfig {
     pub(crate) checkpoint_bytes: u64,
     /// A partition that nobody has used for so long is let go.
     pub(crate) release_after: Duration,
+    /// How what is known is written down.
+    pub(crate) snapshots: Snapshots,
 }
 
 /// The policies in force for a partition.
@@ -203,7 +205,7 @@ impl<H: Hosted> Owner<H> {
             dedup: start.dedup,
             next_offset: start.end,
             log: Log::new(start.end, rollover, start.idle_close, start.retry_after),
-            state: StateLedger::new(start.retired, start.retry_after),
+            state: StateLedger::new(config.snapshots, start.retired, start.retry_after),
             subscriptions: start.subscriptions,
             effects: Effects::default(),
             segments: start.segments,

@@ -24,6 +24,7 @@ const CONFIG: OwnerConfig = OwnerConfig {
     retention_interval: Duration::from_secs(10),
     checkpoint_bytes: 1 << 20,
     release_after: Duration::from_secs(100_000),
+    snapshots: Snapshots { entries: 64, entry_bytes: 256 << 10 },
 };
 
 /// Subscriptions that need all from an offset on, which is what they are told.

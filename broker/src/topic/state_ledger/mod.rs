@@ -22,9 +22,8 @@ const ROLL_BYTES_MIN: u64 = 16 << 20;
 const ROLL_FACTOR: u64 = 4;
 /// ...where an entry counts for this at least, in bytes: it takes room on disks.
 const ENTRY_BYTES_MIN: u64 = 512;
-/// A snapshot goes into the ledger itself: so many entries behind the last one...
-const SNAPSHOT_ENTRIES: u64 = 64;
-/// ...and an entry for so many bytes of it, so that a large state is not written over and over.
+/// A snapshot goes into the ledger itself so many entries behind the last one ([`Snapshots`]), and an entry for so many bytes of it, so that a
+/// large state is not written over and over.
 const SNAPSHOT_BYTES_PER_ENTRY: u64 = 512;
 
 /// How long after a takeover the ledgers of owners before are swept: many partitions are taken over at once, and who publishes and
@@ -32,6 +31,15 @@ const SNAPSHOT_BYTES_PER_ENTRY: u64 = 512;
 const SWEEP_AFTER: Duration = Duration::from_secs(1);
 /// How long after a sweep that left something the next one begins.
 const SWEEP_AGAIN: Duration = Duration::from_secs(5);
+
+/// How a state is written down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Snapshots {
+    /// A snapshot goes into the ledger when so many entries follow the last one.
+    pub(crate) entries: u64,
+    /// About how large an entry becomes.
+    pub(crate) entry_bytes: usize,
+}
 
 /// Something to be done by whoever drives the machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -114,6 +122,7 @@ enum Roll {
 /// The machine. `T` is what waits for records to be durable.
 #[derive(Debug)]
 pub(crate) struct StateLedger<T> {
+    snapshots: Snapshots,
     current: Option<Current<T>>,
     snapshot_bytes: u64,
     roll: Roll,
@@ -128,6 +137,8 @@ pub(crate) struct StateLedger<T> {
     snapshot_wanted: bool,
     done: Vec<T>,
     sweep: Sweep,
+    /// There are as many retired ledgers as there may be.
+    is_crowded: bool,
     actions: VecDeque<StateAction>,
 }
 
@@ -143,8 +154,9 @@ enum Sweep {
 
 impl<T> StateLedger<T> {
     /// No ledger takes appends yet. `retired` says whether the pointer names ledgers to be dropped.
-    pub(crate) fn new(retired: bool, retry_after: Duration) -> Self {
+    pub(crate) fn new(snapshots: Snapshots, retired: bool, retry_after: Duration) -> Self {
         Self {
+            snapshots,
             current: None,
             snapshot_bytes: 0,
             roll: Roll::None,
@@ -157,6 +169,7 @@ impl<T> StateLedger<T> {
             snapshot_wanted: false,
             done: Vec::new(),
             sweep: if retired { Sweep::Due } else { Sweep::Clean },
+            is_crowded: false,
             actions: VecDeque::new(),
         }
     }
@@ -228,7 +241,9 @@ impl<T> StateLedger<T> {
             Sweep::Again(at) => at <= now,
             Sweep::Clean | Sweep::WaitsForOld | Sweep::Running => false,
         };
-        if due && self.roll == Roll::None {
+        // Whoever waits for a ledger comes first: creating one is held up while a sweep goes on.
+        let is_wanted = self.current.is_none() && (self.roll_wanted || !self.queued.is_empty());
+        if due && self.roll == Roll::None && (self.is_crowded || !is_wanted) {
             self.sweep = Sweep::Running;
             self.actions.push_back(StateAction::Sweep);
         }
@@ -267,7 +282,7 @@ impl<T> StateLedger<T> {
             // Once the next ledger exists, what is queued goes into its snapshot instead.
             None if self.roll == Roll::Created => {}
             None => {
-                let bodies = record::encode(&std::mem::take(&mut self.queued));
+                let bodies = record::encode(&std::mem::take(&mut self.queued), self.snapshots.entry_bytes);
                 current.behind += bodies.len() as u64;
                 current.append(&bodies, std::mem::take(&mut self.queued_then), &mut self.actions);
             }
@@ -277,7 +292,7 @@ impl<T> StateLedger<T> {
     /// Whether what is queued goes into the ledger as a snapshot.
     fn is_snapshot_due(&self) -> bool {
         let is_behind = |current: &Current<T>| {
-            let wanted = SNAPSHOT_ENTRIES.max(self.snapshot_bytes / SNAPSHOT_BYTES_PER_ENTRY);
+            let wanted = self.snapshots.entries.max(self.snapshot_bytes / SNAPSHOT_BYTES_PER_ENTRY);
             let is_due = self.snapshot_wanted || (current.behind >= wanted && !self.queued.is_empty());
             current.in_flight.is_none() && is_due
         };
@@ -290,7 +305,7 @@ impl<T> StateLedger<T> {
         let Some(current) = &mut self.current else { return };
         self.queued.clear();
         self.snapshot_wanted = false;
-        let bodies = encode_snapshot(snapshot);
+        let bodies = encode_snapshot(snapshot, self.snapshots.entry_bytes);
         self.snapshot_bytes = bodies.iter().map(|body| body.len() as u64).sum();
         current.behind = 0;
         current.append(&bodies, std::mem::take(&mut self.queued_then), &mut self.actions);
@@ -300,7 +315,7 @@ impl<T> StateLedger<T> {
         self.queued.clear();
         self.snapshot_wanted = false;
         self.covered.append(&mut self.queued_then);
-        let bodies = encode_snapshot(snapshot);
+        let bodies = encode_snapshot(snapshot, self.snapshots.entry_bytes);
         for body in &bodies {
             self.actions.push_back(StateAction::Append { to: Which::Next, body: body.clone() });
         }
@@ -315,6 +330,15 @@ impl<T> StateLedger<T> {
                 self.roll_wanted = true;
                 self.retry_at = Some(now.after(self.retry_after));
             }
+        }
+    }
+
+    /// None is created before retired ones are dropped.
+    pub(crate) fn crowded(&mut self, now: Mono) {
+        self.created(now, false);
+        self.is_crowded = true;
+        if self.sweep == Sweep::Clean {
+            self.sweep = Sweep::Due;
         }
     }
 
@@ -429,22 +453,27 @@ impl<T> StateLedger<T> {
     /// Retired ledgers are dropped, or as many as could be; what is `left` is tried again after a while.
     pub(crate) fn swept(&mut self, now: Mono, left: bool) {
         if self.sweep == Sweep::Running {
+            self.is_crowded = false;
             self.sweep = if left { Sweep::Again(now.after(SWEEP_AGAIN)) } else { Sweep::Clean };
         }
     }
 }
 
-fn encode_snapshot((begin, records): (StateRecord, Vec<StateRecord>)) -> Vec<Bytes> {
+fn encode_snapshot((begin, records): (StateRecord, Vec<StateRecord>), entry_bytes: usize) -> Vec<Bytes> {
     let count = u32::try_from(records.len() + 2).expect("a snapshot's records are bounded by memory");
     let all: Vec<StateRecord> = std::iter::once(begin).chain(records).chain([StateRecord::End { records: count }]).collect();
-    record::encode(&all)
+    record::encode(&all, entry_bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use alluvium_types::ids::Offset;
+    use alluvium_types::limits::ENTRY_BYTES_TARGET;
 
     use super::*;
+
+    const SNAPSHOT_ENTRIES: u64 = 64;
+    const SNAPSHOTS: Snapshots = Snapshots { entries: SNAPSHOT_ENTRIES, entry_bytes: ENTRY_BYTES_TARGET };
 
     fn delta(text: &'static str) -> StateRecord {
         StateRecord::Subscriptions(Bytes::from_static(text.as_bytes()))
@@ -461,7 +490,7 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            Self { ledger: StateLedger::new(false, Duration::from_secs(1)), now: 0 }
+            Self { ledger: StateLedger::new(SNAPSHOTS, false, Duration::from_secs(1)), now: 0 }
         }
 
         fn actions(&mut self) -> Vec<StateAction> {
@@ -647,9 +676,7 @@ mod tests {
         world.ledger.read_back(at(0), false);
         assert_eq!(world.actions(), [StateAction::GiveUpNext]);
         world.ledger.given_up();
-        assert_eq!(world.actions(), [StateAction::Sweep]);
-        world.ledger.swept(at(0), false);
-        assert_eq!(world.actions(), []);
+        assert_eq!(world.actions(), [], "whoever waits comes before what is to be swept");
         assert_eq!(world.ledger.next_wakeup(), Some(at(1)));
         world.now = 1;
         world.roll();
@@ -779,7 +806,7 @@ mod tests {
     #[test]
     fn c42_what_could_not_be_dropped_is_swept_again_without_another_roll() {
         let mut world = World::new();
-        world.ledger = StateLedger::new(true, Duration::from_secs(1));
+        world.ledger = StateLedger::new(SNAPSHOTS, true, Duration::from_secs(1));
         assert_eq!(world.actions(), [StateAction::Sweep]);
         world.ledger.swept(at(0), true);
         assert_eq!(world.actions(), []);
@@ -787,10 +814,10 @@ mod tests {
         // A ledger can't be created while there are too many: that waits, and nothing is lost.
         world.push("a", 1);
         assert_eq!(world.actions(), [StateAction::Create]);
-        world.ledger.created(at(0), false);
+        world.ledger.crowded(at(0));
         world.now = 5;
         assert_eq!(world.actions(), [StateAction::Create], "again");
-        world.ledger.created(at(5), false);
+        world.ledger.crowded(at(5));
         assert_eq!(world.actions(), [StateAction::Sweep]);
         world.ledger.swept(at(5), false);
         world.now = 6;

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 
 use alluvium_types::entry::KIND_STATE;
 use alluvium_types::ids::Offset;
-use alluvium_types::limits::ENTRY_BYTES_TARGET;
 use alluvium_types::names::ProducerName;
 use alluvium_types::time::{Mono, Timestamp};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use crate::mutation::{Mutation, Mutations};
 use crate::publish::dedup::{Claim, Dedup, DedupLimits, Producer, RUNS_MAX, Run};
 use crate::topic::hosted::CorruptState;
 
@@ -172,14 +172,14 @@ fn decode_producer(at: &mut Bytes) -> Result<Producer, CorruptState> {
     Ok(Producer { name, first_epoch, epoch, next_sequence, active, runs })
 }
 
-/// Packs records into bodies of about the usual size of an entry; a record is never split.
-pub(crate) fn encode(records: &[StateRecord]) -> Vec<Bytes> {
+/// Packs records into bodies of about `entry_bytes`; a record is never split.
+pub(crate) fn encode(records: &[StateRecord], entry_bytes: usize) -> Vec<Bytes> {
     let mut bodies = Vec::new();
     let mut from = 0;
     while from < records.len() {
         let mut bytes = HEAD_BYTES;
         let mut to = from;
-        while to < records.len() && (to == from || bytes + records[to].bytes() <= ENTRY_BYTES_TARGET) {
+        while to < records.len() && (to == from || bytes + records[to].bytes() <= entry_bytes) {
             bytes += records[to].bytes();
             to += 1;
         }
@@ -248,7 +248,7 @@ impl Restored {
 
     /// From the bodies of a closed state ledger, in order, from its head or from a snapshot within it. One without a complete snapshot
     /// is corrupt: it is never current.
-    pub(crate) fn read(bodies: &[Bytes], limits: DedupLimits, now: Mono) -> Result<Self, CorruptState> {
+    pub(crate) fn read(bodies: &[Bytes], limits: DedupLimits, now: Mono, mutations: Mutations) -> Result<Self, CorruptState> {
         let mut known: Option<Self> = None;
         // The snapshot that is being read, and how many records it has had. Until it ends, what was known before it is what is known.
         let mut snapshot: Option<(Self, u32)> = None;
@@ -282,15 +282,21 @@ impl Restored {
                 }
             }
         }
+        if mutations.has(Mutation::TornSnapshotCounts) {
+            known = snapshot.map(|(state, _)| state).or(known);
+        }
         known.ok_or_else(|| corrupt("the snapshot is not complete"))
     }
 }
 
 /// Where the newest complete snapshot among these bodies begins; what is before it need not be read.
-pub(crate) fn newest_snapshot(bodies: &[Bytes]) -> Result<Option<usize>, CorruptState> {
+pub(crate) fn newest_snapshot(bodies: &[Bytes], mutations: Mutations) -> Result<Option<usize>, CorruptState> {
     for (at, body) in bodies.iter().enumerate().rev() {
         if body.get(HEAD_BYTES) != Some(&BEGIN) {
             continue;
+        }
+        if mutations.has(Mutation::TornSnapshotCounts) {
+            return Ok(Some(at));
         }
         for body in &bodies[at..] {
             if decode(body)?.iter().any(|record| matches!(record, StateRecord::End { .. })) {
@@ -305,11 +311,24 @@ pub(crate) fn newest_snapshot(bodies: &[Bytes]) -> Result<Option<usize>, Corrupt
 mod tests {
     use std::time::Duration;
 
+    use alluvium_types::limits::ENTRY_BYTES_TARGET;
     use proptest::prelude::*;
 
     use super::*;
 
     const LIMITS: DedupLimits = DedupLimits { bytes_max: 1 << 20, expiry: Duration::from_secs(3600) };
+
+    fn packed(records: &[StateRecord]) -> Vec<Bytes> {
+        encode(records, ENTRY_BYTES_TARGET)
+    }
+
+    fn read(bodies: &[Bytes]) -> Result<Restored, CorruptState> {
+        Restored::read(bodies, LIMITS, Mono::default(), Mutations::NONE)
+    }
+
+    fn newest(bodies: &[Bytes]) -> Result<Option<usize>, CorruptState> {
+        newest_snapshot(bodies, Mutations::NONE)
+    }
 
     fn producer(text: &str, runs: u64) -> Producer {
         let run = |n| Run { first_sequence: 10 * n, first_offset: Offset::new(100 * n), count: 10 };
@@ -338,7 +357,7 @@ mod tests {
     #[test]
     fn a_body_decodes_to_the_records_it_was_made_of() {
         let records = all_kinds();
-        let bodies = encode(&records);
+        let bodies = packed(&records);
         assert_eq!(bodies.len(), 1);
         assert_eq!(decode(&bodies[0]), Ok(records));
     }
@@ -346,17 +365,17 @@ mod tests {
     #[test]
     fn records_fill_entries_without_being_split() {
         let records: Vec<StateRecord> = (0..40).map(|n| StateRecord::Subscriptions(Bytes::from(vec![n; 40_000]))).collect();
-        let bodies = encode(&records);
+        let bodies = packed(&records);
         assert!(bodies.len() >= 6 && bodies.iter().all(|body| body.len() <= ENTRY_BYTES_TARGET));
         let back: Vec<StateRecord> = bodies.iter().flat_map(|body| decode(body).expect("sound")).collect();
         assert_eq!(back, records);
         let giant = [StateRecord::Subscriptions(Bytes::from(vec![0; 1 << 20]))];
-        assert_eq!(encode(&giant).len(), 1);
+        assert_eq!(packed(&giant).len(), 1);
     }
 
     #[test]
     fn a_state_ledger_reads_back_as_what_was_known() {
-        let restored = Restored::read(&encode(&all_kinds()), LIMITS, Mono::default()).expect("sound");
+        let restored = read(&packed(&all_kinds())).expect("sound");
         assert_eq!(restored.covers, Offset::new(900));
         assert_eq!(restored.dedup.last_epoch(), 13);
         assert_eq!(restored.subscriptions, [Bytes::from_static(b"cursor"), Bytes::from_static(b"ack")]);
@@ -367,14 +386,14 @@ mod tests {
     fn c42_a_ledger_without_a_complete_snapshot_is_refused() {
         let records = all_kinds();
         for keep in 0..4 {
-            assert!(Restored::read(&encode(&records[..keep]), LIMITS, Mono::default()).is_err(), "{keep} records");
+            assert!(read(&packed(&records[..keep])).is_err(), "{keep} records");
         }
-        assert!(Restored::read(&encode(&records[1..]), LIMITS, Mono::default()).is_err());
+        assert!(read(&packed(&records[1..])).is_err());
     }
 
     /// Bodies of a ledger: a snapshot at its head, then whatever follows.
     fn ledger(parts: &[&[StateRecord]]) -> Vec<Bytes> {
-        parts.iter().flat_map(|records| encode(records)).collect()
+        parts.iter().flat_map(|records| packed(records)).collect()
     }
 
     fn ack(text: &'static str) -> StateRecord {
@@ -390,14 +409,14 @@ mod tests {
     fn c42_what_follows_the_newest_snapshot_is_all_that_counts() {
         let (head, later) = (snapshot(100, "head"), snapshot(200, "later"));
         let bodies = ledger(&[&head, &[ack("a")], &later, &[ack("b"), StateRecord::Covered(Offset::new(250))]]);
-        assert_eq!(newest_snapshot(&bodies), Ok(Some(2)));
+        assert_eq!(newest(&bodies), Ok(Some(2)));
         for from in [0, 2] {
-            let restored = Restored::read(&bodies[from..], LIMITS, Mono::default()).expect("sound");
+            let restored = read(&bodies[from..]).expect("sound");
             assert_eq!(restored.covers, Offset::new(250));
             assert_eq!(restored.subscriptions, [&b"later"[..], b"b"].map(Bytes::from_static));
         }
-        assert!(Restored::read(&bodies[1..], LIMITS, Mono::default()).is_err(), "it does not begin with a snapshot");
-        assert_eq!(newest_snapshot(&bodies[3..]), Ok(None));
+        assert!(read(&bodies[1..]).is_err(), "it does not begin with a snapshot");
+        assert_eq!(newest(&bodies[3..]), Ok(None));
     }
 
     #[test]
@@ -409,23 +428,23 @@ mod tests {
         let whole = ledger(&[&head, &[ack("a")], &later]);
         let entries = whole.len() - 2;
         assert!(entries > 2);
-        assert_eq!(newest_snapshot(&whole), Ok(Some(2)));
+        assert_eq!(newest(&whole), Ok(Some(2)));
         for kept in 1..entries {
             let torn = &whole[..2 + kept];
-            assert_eq!(newest_snapshot(torn), Ok(Some(0)), "{kept} of {entries}");
-            let restored = Restored::read(torn, LIMITS, Mono::default()).expect("sound");
+            assert_eq!(newest(torn), Ok(Some(0)), "{kept} of {entries}");
+            let restored = read(torn).expect("sound");
             assert_eq!((restored.covers, restored.dedup.last_epoch()), (Offset::new(100), 12));
             assert_eq!(restored.subscriptions, [&b"head"[..], b"a"].map(Bytes::from_static));
         }
         // Nothing follows a torn snapshot, as its ledger ended with it; found otherwise, it is corrupt.
         let mut odd = whole[..3].to_vec();
-        odd.extend(encode(&snapshot(300, "odd")));
-        assert!(Restored::read(&odd, LIMITS, Mono::default()).is_err());
+        odd.extend(packed(&snapshot(300, "odd")));
+        assert!(read(&odd).is_err());
     }
 
     #[test]
     fn a_newer_version_and_an_unknown_record_are_refused_clearly() {
-        let mut body = BytesMut::from(&encode(&all_kinds())[0][..]);
+        let mut body = BytesMut::from(&packed(&all_kinds())[0][..]);
         body[1] = VERSION + 1;
         let refused = decode(&body.clone().freeze()).expect_err("newer");
         assert!(refused.to_string().contains("newer"), "{refused}");
@@ -437,11 +456,11 @@ mod tests {
     proptest! {
         #[test]
         fn damaged_bytes_never_panic(at in any::<proptest::sample::Index>(), value in any::<u8>(), cut in 0_usize..40) {
-            let mut body = BytesMut::from(&encode(&all_kinds())[0][..]);
+            let mut body = BytesMut::from(&packed(&all_kinds())[0][..]);
             let index = at.index(body.len());
             body[index] = value;
             body.truncate(body.len() - cut);
-            let _ = Restored::read(&[body.freeze()], LIMITS, Mono::default());
+            let _ = read(&[body.freeze()]);
         }
     }
 }

@@ -73,6 +73,8 @@ pub(super) fn config(shape: &Shape) -> Config {
         retention_interval_ms: 5000,
         audit_interval_ms: 2500,
         replication: shape.replication,
+        snapshot_entries: shape.snapshot_entries,
+        state_entry_bytes: shape.state_entry_bytes,
         ..Config::default()
     }
 }

@@ -64,6 +64,12 @@ pub struct Shape {
     pub buffered: bool,
     /// Whether ledgers roll while the run lasts.
     pub rolls: bool,
+    /// A producer sends a batch before the one that comes first, once in so many times; 0: never.
+    pub skips_once_in: u64,
+    /// A snapshot goes into a state ledger after so many changes.
+    pub snapshot_entries: u64,
+    /// About how large its entries become.
+    pub state_entry_bytes: usize,
 }
 
 /// Which broker.
@@ -179,6 +185,9 @@ impl Shape {
             astray_once_in: dice.pick(&[0, 10, 4]),
             buffered: dice.chance(0.5),
             rolls: dice.chance(0.5),
+            skips_once_in: dice.pick(&[0, 0, 12]),
+            snapshot_entries: dice.pick(&[2, 5, 64]),
+            state_entry_bytes: dice.pick(&[64, 64, 1 << 18]),
         }
     }
 }

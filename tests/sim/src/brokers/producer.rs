@@ -101,6 +101,11 @@ impl Producer {
             let now = self.world.clock.mono();
             if may_send && now >= next {
                 let batch = self.make(now);
+                if self.skips() {
+                    // A faulty client: what comes first is sent behind it, which is refused (D6).
+                    let behind = self.make(now);
+                    self.send(call, self.request(behind)).await?;
+                }
                 self.send(call, self.request(batch)).await?;
                 heard = if self.open.len() == 1 { now } else { heard };
                 next = now.after(self.dice.time(Duration::ZERO, self.world.plan.shape.gap));
@@ -153,6 +158,12 @@ impl Producer {
             self.world.history.sent(now, self.partition, &self.text(sequence));
         }
         batch
+    }
+
+    /// Whether the next batch is sent before the one that comes first.
+    fn skips(&mut self) -> bool {
+        let once_in = self.world.plan.shape.skips_once_in;
+        self.is_idempotent && once_in > 0 && self.left > 0 && self.dice.below(once_in) == 0
     }
 
     fn request(&self, batch: Batch) -> Request {

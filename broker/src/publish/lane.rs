@@ -43,6 +43,15 @@ impl<B> Item<B> {
     }
 }
 
+/// An item, on its way or waiting to go.
+#[derive(PartialEq, Debug)]
+pub(super) struct Pending<B> {
+    /// What is asked.
+    pub(super) item: Item<B>,
+    /// Somebody who is no owner any more was sent it, and it may have taken effect there.
+    pub(super) unsure: bool,
+}
+
 /// What an answer is to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Answered {
@@ -66,8 +75,8 @@ pub(super) enum Outcome {
 /// What to do with an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
-    /// Hand it to the client.
-    Tell,
+    /// Hand it to the client; where it is `unsure`, a refusal says nothing of what an earlier owner did.
+    Tell { unsure: bool },
     /// It goes again; the client hears of it later.
     Keep,
     /// It answers nothing that is waited for.
@@ -91,11 +100,11 @@ pub(super) enum Way<R> {
 #[derive(Debug)]
 pub(super) struct Lane<B, R> {
     /// In the order in which they were sent, each with its number in it.
-    sent: VecDeque<(u64, Item<B>)>,
+    sent: VecDeque<(u64, Pending<B>)>,
     /// In the same order.
-    returned: VecDeque<(u64, Item<B>)>,
+    returned: VecDeque<(u64, Pending<B>)>,
     next_number: u64,
-    waiting: VecDeque<Item<B>>,
+    waiting: VecDeque<Pending<B>>,
     /// Of what waits.
     waiting_bytes: usize,
     way: Way<R>,
@@ -123,7 +132,7 @@ impl<B: Weighs, R> Lane<B, R> {
     /// The client asks for more.
     pub(super) fn push(&mut self, item: Item<B>) {
         self.waiting_bytes += item.bytes();
-        self.waiting.push_back(item);
+        self.waiting.push_back(Pending { item, unsure: false });
     }
 
     /// What waits, and was not sent.
@@ -169,11 +178,11 @@ impl<B: Weighs, R> Lane<B, R> {
     /// The next request, which counts as sent; there is room for it [there](Self::whither).
     pub(super) fn next(&mut self) -> Option<&mut Item<B>> {
         self.whither()?;
-        let item = self.waiting.pop_front()?;
-        self.waiting_bytes -= item.bytes();
-        self.sent.push_back((self.next_number, item));
+        let pending = self.waiting.pop_front()?;
+        self.waiting_bytes -= pending.item.bytes();
+        self.sent.push_back((self.next_number, pending));
         self.next_number += 1;
-        self.sent.back_mut().map(|(_, item)| item)
+        self.sent.back_mut().map(|(_, pending)| &mut pending.item)
     }
 
     /// Whoever it goes to takes nothing more, and still answers what went before: then the next one is looked for.
@@ -189,9 +198,9 @@ impl<B: Weighs, R> Lane<B, R> {
     /// Once everything was answered, what came back goes before what waits.
     fn reopen(&mut self) {
         if matches!(self.way, Way::Closing(_)) && self.sent.is_empty() {
-            while let Some((_, item)) = self.returned.pop_back() {
-                self.waiting_bytes += item.bytes();
-                self.waiting.push_front(item);
+            while let Some((_, pending)) = self.returned.pop_back() {
+                self.waiting_bytes += pending.item.bytes();
+                self.waiting.push_front(pending);
             }
             self.way = Way::Unknown;
         }
@@ -199,12 +208,13 @@ impl<B: Weighs, R> Lane<B, R> {
 
     /// An answer came from where the lane goes. A claim is durable otherwise than a batch is, so that answers may overtake.
     pub(super) fn answered(&mut self, answer: Answered, outcome: Outcome, now: Mono) -> Verdict {
-        let at = self.sent.iter().position(|(_, item)| item.is(answer));
-        let Some((number, item)) = at.and_then(|at| self.sent.remove(at)) else { return Verdict::Ignore };
+        let at = self.sent.iter().position(|(_, pending)| pending.item.is(answer));
+        let Some((number, mut pending)) = at.and_then(|at| self.sent.remove(at)) else { return Verdict::Ignore };
         let keeps = outcome == Outcome::Moved || (outcome == Outcome::Unknown && self.repeats);
         if keeps {
+            pending.unsure |= outcome == Outcome::Unknown;
             let place = self.returned.partition_point(|(before, _)| *before < number);
-            self.returned.insert(place, (number, item));
+            self.returned.insert(place, (number, pending));
             self.close(now);
             return Verdict::Keep;
         }
@@ -212,7 +222,7 @@ impl<B: Weighs, R> Lane<B, R> {
             self.failing_since = None;
         }
         self.reopen();
-        Verdict::Tell
+        Verdict::Tell { unsure: pending.unsure }
     }
 
     /// Where it went is gone without answering. `took`: what was sent there may have taken effect. Gives what did, perhaps, and does
@@ -220,18 +230,21 @@ impl<B: Weighs, R> Lane<B, R> {
     pub(super) fn lost(&mut self, took: bool, now: Mono) -> VecDeque<Item<B>> {
         let sent = std::mem::take(&mut self.sent);
         let told = if self.repeats || !took {
-            self.returned.extend(sent);
+            self.returned.extend(sent.into_iter().map(|(number, pending)| {
+                let unsure = pending.unsure || took;
+                (number, Pending { unsure, ..pending })
+            }));
             self.returned.make_contiguous().sort_unstable_by_key(|(number, _)| *number);
             VecDeque::new()
         } else {
-            sent.into_iter().map(|(_, item)| item).collect()
+            sent.into_iter().map(|(_, pending)| pending.item).collect()
         };
         self.close(now);
         told
     }
 
     /// Nobody can be found: gives all that waits, to be told.
-    pub(super) fn give_up(&mut self) -> VecDeque<Item<B>> {
+    pub(super) fn give_up(&mut self) -> VecDeque<Pending<B>> {
         self.way = Way::Unknown;
         (self.failing_since, self.waiting_bytes) = (None, 0);
         std::mem::take(&mut self.waiting)
@@ -284,7 +297,7 @@ mod tests {
         for repeats in [false, true] {
             let mut lane = lane(repeats, 4);
             assert_eq!(go(&mut lane, 1), [0, 1, 2, 3]);
-            assert_eq!(lane.answered(Answered::Batch(0), Outcome::Final, NOW), Verdict::Tell);
+            assert_eq!(lane.answered(Answered::Batch(0), Outcome::Final, NOW), Verdict::Tell { unsure: false });
             assert_eq!(lane.answered(Answered::Batch(1), Outcome::Moved, NOW), Verdict::Keep);
             lane.push(Item::Batch(4, ()));
             assert!(lane.next().is_none() && !lane.seeks(), "not before everything was answered");
@@ -301,13 +314,13 @@ mod tests {
         lane.push(Item::Batch(1, ()));
         lane.push(Item::Batch(2, ()));
         assert_eq!(go(&mut lane, 1), [0, 99, 1, 2]);
-        assert_eq!(lane.answered(Answered::Batch(1), Outcome::Final, NOW), Verdict::Tell);
+        assert_eq!(lane.answered(Answered::Batch(1), Outcome::Final, NOW), Verdict::Tell { unsure: false });
         assert_eq!(lane.answered(Answered::Batch(2), Outcome::Moved, NOW), Verdict::Keep);
         assert_eq!(lane.answered(Answered::Claim, Outcome::Moved, NOW), Verdict::Keep);
         assert!(lane.lost(true, NOW).is_empty());
         assert_eq!(go(&mut lane, 2), [0, 99, 2]);
-        for answer in [Answered::Batch(0), Answered::Batch(2), Answered::Claim] {
-            assert_eq!(lane.answered(answer, Outcome::Final, NOW), Verdict::Tell);
+        for (answer, unsure) in [(Answered::Batch(0), true), (Answered::Batch(2), false), (Answered::Claim, false)] {
+            assert_eq!(lane.answered(answer, Outcome::Final, NOW), Verdict::Tell { unsure });
         }
         assert_eq!(lane.len(), 0);
     }
@@ -322,11 +335,29 @@ mod tests {
 
         let mut nameless = lane(false, 3);
         assert_eq!(go(&mut nameless, 1), [0, 1, 2]);
-        assert_eq!(nameless.answered(Answered::Batch(0), Outcome::Unknown, NOW), Verdict::Tell);
+        assert_eq!(nameless.answered(Answered::Batch(0), Outcome::Unknown, NOW), Verdict::Tell { unsure: false });
         nameless.push(Item::Batch(3, ()));
         let told: Vec<Item<()>> = nameless.lost(true, NOW).into();
         assert_eq!(told, [Item::Batch(1, ()), Item::Batch(2, ())]);
         assert_eq!(go(&mut nameless, 2), [3]);
+    }
+
+    #[test]
+    fn what_may_have_taken_effect_is_not_refused_for_certain_later() {
+        let mut named = lane(true, 4);
+        assert_eq!(go(&mut named, 1), [0, 1, 2, 3]);
+        assert_eq!(named.answered(Answered::Batch(0), Outcome::Unknown, NOW), Verdict::Keep);
+        assert_eq!(named.answered(Answered::Batch(1), Outcome::Moved, NOW), Verdict::Keep);
+        assert!(named.lost(true, NOW).is_empty());
+        named.push(Item::Batch(4, ()));
+        assert_eq!(go(&mut named, 2), [0, 1, 2, 3, 4]);
+        assert!(named.lost(false, NOW).is_empty());
+        assert_eq!(go(&mut named, 3), [0, 1, 2, 3, 4]);
+        assert_eq!(named.answered(Answered::Batch(0), Outcome::Final, NOW), Verdict::Tell { unsure: true });
+        assert_eq!(named.answered(Answered::Batch(1), Outcome::Final, NOW), Verdict::Tell { unsure: false });
+        assert!(named.lost(false, NOW).is_empty());
+        let unsure: Vec<bool> = named.give_up().iter().map(|pending| pending.unsure).collect();
+        assert_eq!(unsure, [true, true, false]);
     }
 
     #[test]
@@ -356,9 +387,9 @@ mod tests {
         assert_eq!((lane.whither(), lane.load()), (Some(&1), Load { requests: 1, bytes: 100 }));
         lane.close(NOW);
         assert!(lane.whither().is_none() && !lane.seeks());
-        assert_eq!(lane.answered(Answered::Batch(0), Outcome::Unknown, NOW), Verdict::Tell);
+        assert_eq!(lane.answered(Answered::Batch(0), Outcome::Unknown, NOW), Verdict::Tell { unsure: false });
         assert!(lane.seeks() && lane.failing_since() == Some(NOW));
-        assert_eq!(lane.give_up(), [Item::Batch(1, ())]);
+        assert_eq!(lane.give_up(), [Pending { item: Item::Batch(1, ()), unsure: false }]);
         assert!(!lane.seeks(), "nothing waits");
     }
 }

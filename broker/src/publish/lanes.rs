@@ -21,7 +21,7 @@ use tonic::Status;
 
 use super::admission::{self, Opening};
 use super::doors::{Door, Doors};
-use super::lane::{Answered, Item, Lane, Outcome, Verdict};
+use super::lane::{Answered, Item, Lane, Outcome, Pending, Verdict};
 use super::news::{News, claimed, receipt};
 use super::receipt::{Answer, Answers, Ticket};
 use super::session::check;
@@ -296,7 +296,7 @@ impl Lanes {
             let refused = lane.give_up();
             self.moved.insert(index);
             let fault = self.moved(index);
-            refused.iter().for_each(|item| self.refuse(index, item, &fault));
+            refused.iter().for_each(|pending| self.refuse_pending(index, pending, &fault));
         }
     }
 
@@ -310,8 +310,8 @@ impl Lanes {
             }
             Ok(Route::There(peer)) => lane.found(Way::There(self.upstreams.to(&peer))),
             Err(fault) => {
-                for item in lane.give_up() {
-                    self.refuse(index, &item, &fault);
+                for pending in lane.give_up() {
+                    self.refuse_pending(index, &pending, &fault);
                 }
             }
         }
@@ -337,9 +337,14 @@ impl Lanes {
         }
     }
 
-    fn on_receipt(&mut self, receipt: v1::PublishReceipt, now: Mono) {
+    fn on_receipt(&mut self, mut receipt: v1::PublishReceipt, now: Mono) {
         let index = PartitionIndex::new(receipt.partition);
-        if self.verdict(index, Answered::Batch(receipt.id), receipt.fault.as_ref(), now) == Verdict::Tell {
+        let verdict = self.verdict(index, Answered::Batch(receipt.id), receipt.fault.as_ref(), now);
+        if let Verdict::Tell { unsure } = verdict {
+            if let Some(fault) = receipt.fault.as_mut().filter(|_| unsure) {
+                // Whoever refuses it does not know what became of it before.
+                fault.outcome_unknown = true;
+            }
             self.outstanding -= 1;
             self.news.receipt(receipt);
         }
@@ -347,7 +352,7 @@ impl Lanes {
 
     fn on_claimed(&mut self, claimed: v1::PublishClaimed, now: Mono) {
         let index = PartitionIndex::new(claimed.partition);
-        if self.verdict(index, Answered::Claim, claimed.fault.as_ref(), now) == Verdict::Tell {
+        if let Verdict::Tell { .. } = self.verdict(index, Answered::Claim, claimed.fault.as_ref(), now) {
             self.outstanding -= 1;
             self.news.claimed(claimed);
         }
@@ -390,6 +395,16 @@ impl Lanes {
             let text = format!("the owner of partition {index} of {} is gone; it may or may not be stored", self.topic.name);
             self.refuse(index, &item, &Fault::new(FaultKind::OutcomeUnknown, "OWNERSHIP_LOST", text));
         }
+    }
+
+    /// Answers a request that nobody takes: with a fault, or, where it may have been stored before, with that.
+    fn refuse_pending(&mut self, index: PartitionIndex, pending: &Pending<Parked>, fault: &Fault) {
+        if !pending.unsure {
+            return self.refuse(index, &pending.item, fault);
+        }
+        let text =
+            format!("an owner of partition {index} of {} went with it; it may or may not be stored: {fault}", self.topic.name);
+        self.refuse(index, &pending.item, &Fault::new(FaultKind::OutcomeUnknown, fault.reason, text));
     }
 
     /// Answers a request with a fault.

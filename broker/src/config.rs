@@ -28,6 +28,9 @@ pub struct Config {
     pub session_ttl_ms: u64,
     /// How long before that the broker stops dispatching to subscriptions by itself, in milliseconds.
     pub dispatch_margin_ms: u64,
+    /// A broker that has been there for so long, in milliseconds, is given the partitions that it is preferred for, a few at a time. 0:
+    /// they stay where they are until their owner goes.
+    pub rebalance_after_ms: u64,
     /// The most bytes of messages on their way in, until the last copy has left. Past it streams are not read. A quarter of it comes
     /// on top for large messages that are being received, and half of it for what other brokers hand on. 0: by the process's memory.
     pub publish_bytes_max: usize,
@@ -89,6 +92,7 @@ impl Default for Config {
             weight: WEIGHT_DEFAULT,
             session_ttl_ms: 10_000,
             dispatch_margin_ms: 2_000,
+            rebalance_after_ms: 60_000,
             publish_bytes_max: 0,
             cache_bytes_max: 0,
             cache_partition_bytes_max: 0,

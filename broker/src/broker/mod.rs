@@ -79,6 +79,8 @@ struct Inner {
     bookies: watch::Receiver<Live<BookieName, LiveBookie>>,
     peers: Peers,
     placed: watch::Receiver<Live<PartitionId, Placement>>,
+    /// Since when others have been there.
+    seen: Mutex<moves::Seen>,
     remembered: Remembered,
     deliver_metrics: DeliverMetrics,
     consumers: AtomicU64,
@@ -228,6 +230,7 @@ impl Broker {
             bookies: bookies.clone(),
             peers,
             placed,
+            seen: Mutex::default(),
             remembered: Remembered::default(),
             deliver_metrics: DeliverMetrics::default(),
             consumers: AtomicU64::new(1),

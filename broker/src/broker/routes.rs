@@ -15,6 +15,7 @@ use alluvium_types::names::{BrokerName, PartitionName};
 use futures::future::try_join;
 use parking_lot::Mutex;
 
+use super::moves::Moved;
 use super::placement::preferred;
 use super::{Broker, TopicInfo, unreadable};
 use crate::forward::Peer;
@@ -78,7 +79,7 @@ impl Broker {
     pub(crate) async fn route(&self, topic: &TopicInfo, index: PartitionIndex, scope: Scope) -> Result<Route, Fault> {
         if scope == Scope::Here {
             let id = PartitionId { topic: topic.id, index };
-            if !self.0.opener.partitions.serves(id) && self.rather(id).is_some() {
+            if !self.0.opener.partitions.serves(id) && self.rather(id, &[], Moved::Told).is_some() {
                 return Err(moved(&PartitionName { topic: topic.name.clone(), index }));
             }
             return self.partition(topic, index).await.map(Route::Here);
@@ -125,7 +126,7 @@ impl Broker {
         if let Some(holder) = owner.and_then(|owner| owner.value.holder) {
             if holder.session == own {
                 // What is to be elsewhere is being let go; who shall have it waits for that.
-                return Ok(self.rather(id).map_or(Seat::Here, Seat::There));
+                return Ok(self.rather(id, ended, Moved::Any).map_or(Seat::Here, Seat::There));
             }
             if let Some(peer) = standing(&holder.broker, holder.session) {
                 self.0.remembered.put(id, &peer);

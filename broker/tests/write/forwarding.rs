@@ -31,7 +31,7 @@ async fn two(cluster: &Cluster) -> (Node, Node) {
 
 async fn loaded(node: &Node) -> Vec<u32> {
     let topic = node.broker.topic(&TopicName::parse(TOPIC).expect("valid")).await.expect("there");
-    (0..4).filter(|index| node.broker.loaded(topic.id, PartitionIndex::new(*index)).is_some()).collect()
+    (0..16).filter(|index| node.broker.loaded(topic.id, PartitionIndex::new(*index)).is_some()).collect()
 }
 
 #[tokio::test]
@@ -237,6 +237,51 @@ async fn a_partition_that_nobody_can_serve_holds_up_none_of_the_others_of_its_la
 fn sorted(mut taken: Vec<(u32, u64)>) -> Vec<(u32, u64)> {
     taken.sort_unstable();
     taken
+}
+
+#[tokio::test]
+async fn what_was_taken_over_goes_back_once_its_broker_has_come_to_stay() {
+    const PARTITIONS: u32 = 16;
+    let cluster = Cluster::start(1).await;
+    let rebalances = |after| alluvium_broker::config::Config { rebalance_after_ms: after, ..config() };
+    let a = cluster.named("a", rebalances(200)).await;
+    a.make_topic(PARTITIONS, v1::Policies::default()).await;
+    let mut consuming = Consuming::open(&a, "", false).await.expect("opens");
+    let mut stream = a.open(Guarantee::Quorum, "p").await;
+    let mut epochs = Vec::new();
+    for partition in 0..PARTITIONS {
+        epochs.push(stream.claim(partition, None).await.epoch);
+    }
+    let b = cluster.named("b", rebalances(0)).await;
+    let mut published = 0;
+    eventually("some of sixteen are preferred at the new one", async || {
+        for (partition, epoch) in (0..).zip(&epochs) {
+            stream.send(published, partition, *epoch, batch(published, &["x"])).await;
+            stream.outcome().await.1.expect("refused by nobody");
+        }
+        published += 1;
+        !loaded(&b).await.is_empty()
+    })
+    .await;
+    eventually("each is at one of them", async || loaded(&a).await.len() + loaded(&b).await.len() == PARTITIONS as usize).await;
+    assert!(a.metrics.moves.get() >= 1 && b.metrics.moves.get() == 0);
+    let taken = consuming.take(PARTITIONS as usize * usize::try_from(published).expect("few")).await;
+    for partition in 0..PARTITIONS {
+        let offsets = taken.iter().filter(|(p, _)| *p == partition).map(|(_, offset)| *offset);
+        assert!(offsets.eq(0..published), "each once and in order: {taken:?}");
+    }
+    // One that lives by its session alone is given nothing.
+    let held = loaded(&b).await;
+    b.crash().await;
+    for partition in &held {
+        let epoch = epochs[*partition as usize];
+        stream.send(published, *partition, epoch, batch(published, &["x"])).await;
+        stream.outcome().await.1.expect("taken over");
+    }
+    let moves = a.metrics.moves.get();
+    alluvium_runtime::clock::Clock::system().sleep(std::time::Duration::from_millis(600)).await;
+    assert_eq!((loaded(&a).await.len(), a.metrics.moves.get()), (PARTITIONS as usize, moves));
+    a.drain().await;
 }
 
 #[tokio::test]

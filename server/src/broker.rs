@@ -206,11 +206,10 @@ async fn start(config: &Config, process: &Process, parts: &Parts, ports: Ports, 
     let forwarded = ForwardEdge::new(process.limits);
     let internal = ports::explaining(internal.add_service(forwarded.service()));
     net::serve("internal", net::Callers::Servers, &parts.connections, ports.internal.open()?, internal, &process.lanes);
-    let client_port = ports.client.open()?;
     let broker = register(config, process, parts, &metadata, name, addresses.clone(), registry).await?;
     forwarded.serve(broker.clone());
     let (public, public_health) = ports::public(&broker, registry).await?;
-    net::serve("clients", net::Callers::Clients, &parts.connections, client_port, public, &process.lanes);
+    net::serve("clients", net::Callers::Clients, &parts.connections, ports.client.open()?, public, &process.lanes);
     ports::serving(&internal_health).await;
     let (client, internal) = addresses;
     tracing::info!(broker = config.name, cluster = config.cluster, client, internal, "serving");

@@ -10,6 +10,7 @@ use alluvium_proto::internal::v1 as wire;
 use alluvium_proto::status::RemoteFault;
 use alluvium_types::ids::SessionId;
 use alluvium_types::time::Mono;
+use futures::future::join_all;
 use futures::{StreamExt, stream};
 use tokio::sync::watch;
 
@@ -98,13 +99,11 @@ impl Broker {
             open.filter_map(|(id, handle)| Some((handle, self.rather(id, &[], Moved::Any)?))).collect();
         if !self.context().is_leaving() {
             // Nothing is let go for one that lives by its session alone.
-            let mut answers: BTreeMap<SessionId, bool> = BTreeMap::new();
-            for (handle, to) in &misplaced {
-                if !answers.contains_key(&to.session()) {
-                    answers.insert(to.session(), self.answers(to, handle).await);
-                }
-            }
-            let silent: BTreeSet<SessionId> = answers.into_iter().filter(|(_, answers)| !answers).map(|(to, _)| to).collect();
+            let targets: BTreeMap<SessionId, &(PartitionHandle, Peer)> =
+                misplaced.iter().map(|one| (one.1.session(), one)).collect();
+            let asked = targets.values().map(|(handle, to)| async { (to.session(), self.answers(to, handle).await) });
+            let silent: BTreeSet<SessionId> =
+                join_all(asked).await.into_iter().filter(|(_, answers)| !answers).map(|(session, _)| session).collect();
             misplaced.retain(|(_, to)| !silent.contains(&to.session()));
         }
         let at_once = (misplaced.len() / ROUNDS).clamp(AT_ONCE.0, AT_ONCE.1);

@@ -6,9 +6,11 @@
 //! silent, when its session has ended. What the metadata views say may be old: who is asked looks again, and compares (M1, M6).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use alluvium_metadata::PartitionId;
+use alluvium_proto::v1;
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::{PartitionIndex, SessionId, TopicId};
 use alluvium_types::names::{BrokerName, PartitionName};
@@ -27,6 +29,8 @@ use crate::topic::lease::DispatchLease;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How many partitions' owners are remembered.
 const REMEMBERED_MAX: usize = 1 << 16;
+/// Of how many partitions a client is told who serves them.
+const OWNERS_MAX: u32 = 1024;
 
 /// Where a partition may be served for a caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -151,6 +155,28 @@ impl Broker {
         let live = self.0.peers.live();
         let broker = live.get(&holder.broker).filter(|broker| broker.session == holder.session)?;
         (holder.session != self.own_session()).then(|| self.0.peers.to(&holder.broker, broker))?
+    }
+
+    /// Who serves the partitions of a topic, as far as this broker knows without asking; of others, who is to.
+    pub(crate) fn owners(&self, topic: &TopicInfo) -> Vec<v1::PartitionOwner> {
+        let (live, placed) = (self.0.peers.live(), Arc::clone(&self.0.placed.borrow().members));
+        let owner = |index: PartitionIndex| {
+            let id = PartitionId { topic: topic.id, index };
+            if self.0.opener.partitions.serves(id) {
+                return Some((self.context().name.clone(), self.address().to_owned()));
+            }
+            let remembered = self.0.remembered.get(id);
+            let stands = remembered.and_then(|(name, session)| live.get_key_value(&name).filter(|(_, b)| b.session == session));
+            let placed = placed.get(&id).map(|placed| &placed.broker);
+            let (name, broker) = stands.or_else(|| preferred(id, placed, &live, &[]))?;
+            Some((name.clone(), broker.address.clone()))
+        };
+        let indices = (0..topic.partitions.min(OWNERS_MAX)).map(PartitionIndex::new);
+        let named = indices.filter_map(|index| {
+            let (broker, address) = owner(index)?;
+            Some(v1::PartitionOwner { partition: index.get(), broker: broker.to_string(), address })
+        });
+        named.collect()
     }
 
     /// Whoever was asked for a partition is not its owner, or not any more.

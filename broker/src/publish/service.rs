@@ -74,6 +74,7 @@ where
         partitions: topic.partitions,
         message_bytes_max: limits.message_bytes_max() as u64,
         batch_bytes_max: limits.batch_bytes_max() as u64,
+        owners: if scope == Scope::Cluster { broker.owners(&topic) } else { Vec::new() },
     });
     let (responses, rx) = mpsc::channel(QUEUED_MAX);
     let first = v1::PublishStreamResponse { response: Some(opened) };

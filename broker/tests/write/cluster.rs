@@ -239,9 +239,12 @@ impl Node {
         };
         requests.try_send(v1::PublishStreamRequest { request: Some(Request::Open(open)) }).expect("room");
         let responses = self.publisher().publish_stream(ReceiverStream::new(rx)).await?.into_inner();
-        let mut stream = Stream { requests, responses, waiting: Vec::new() };
+        let mut stream = Stream { requests, responses, waiting: Vec::new(), owners: Vec::new() };
         match stream.next().await {
-            Some(Response::Opened(_)) => Ok(stream),
+            Some(Response::Opened(opened)) => {
+                stream.owners = opened.owners;
+                Ok(stream)
+            }
             other => panic!("not opened: {other:?}"),
         }
     }
@@ -282,6 +285,8 @@ pub(crate) struct Stream {
     requests: mpsc::Sender<v1::PublishStreamRequest>,
     responses: Streaming<v1::PublishStreamResponse>,
     waiting: Vec<v1::PublishReceipt>,
+    /// Who was said to serve the partitions.
+    pub(crate) owners: Vec<v1::PartitionOwner>,
 }
 
 impl Stream {

@@ -40,6 +40,9 @@ async fn what_is_published_anywhere_is_stored_by_its_owner() {
     let (a, b) = two(&cluster).await;
     for (node, name) in [(&a, "p"), (&b, "q"), (&a, "")] {
         let mut stream = node.open(Guarantee::Quorum, name).await;
+        let owners: Vec<(u32, &str)> = stream.owners.iter().map(|owner| (owner.partition, owner.broker.as_str())).collect();
+        assert_eq!(owners, [(0, "a"), (1, "a"), (2, "b"), (3, "b")]);
+        assert!(stream.owners.iter().all(|owner| owner.address.starts_with("http://127.0.0.1")), "{:?}", stream.owners);
         for partition in 0..4 {
             let epoch = if name.is_empty() { 0 } else { stream.claim(partition, None).await.epoch };
             for n in 0..3 {

@@ -95,6 +95,7 @@ impl Peer {
                         partitions: u32::try_from(partitions).expect("few"),
                         message_bytes_max: Limits::default().message_bytes_max() as u64,
                         batch_bytes_max: Limits::default().batch_bytes_max() as u64,
+                        ..Default::default()
                     })
                 }
                 request::Request::Claim(claim) => response::Response::Claimed(self.store.lock().claim(&name, claim.partition)),

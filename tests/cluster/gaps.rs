@@ -3,7 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Events, each with its kind, and for each partition the longest time without a receipt that followed it.
+/// Something that happened to a process.
+#[derive(Debug)]
+pub(crate) struct Event {
+    pub(crate) at: Instant,
+    /// What it happened to.
+    pub(crate) kind: &'static str,
+    /// The partitions that it concerned; all where that is not known.
+    pub(crate) of: Option<Vec<usize>>,
+}
+
+/// For each kind of event, of each partition that it concerned the longest time without a receipt that followed it.
 #[derive(Debug, Default)]
 pub(crate) struct Gaps {
     by_kind: BTreeMap<&'static str, Vec<Duration>>,
@@ -12,16 +22,18 @@ pub(crate) struct Gaps {
 impl Gaps {
     /// Takes receipts of partitions, for each in order, which came every `interval` as long as all was well. A gap counts for the
     /// last event before its end.
-    pub(crate) fn measure(events: &[(Instant, &'static str)], receipts: &[Vec<Instant>], interval: Duration) -> Self {
+    pub(crate) fn measure(events: &[Event], receipts: &[Vec<Instant>], interval: Duration) -> Self {
         let mut gaps = Self::default();
-        for receipts in receipts {
+        for (partition, receipts) in receipts.iter().enumerate() {
             let mut longest = vec![Duration::ZERO; events.len()];
             for pair in receipts.windows(2) {
-                let Some(event) = events.partition_point(|(at, _)| *at < pair[1]).checked_sub(1) else { continue };
+                let Some(event) = events.partition_point(|event| event.at < pair[1]).checked_sub(1) else { continue };
                 longest[event] = longest[event].max((pair[1] - pair[0]).saturating_sub(interval));
             }
-            for ((_, kind), longest) in events.iter().zip(longest) {
-                gaps.by_kind.entry(*kind).or_default().push(longest);
+            for (event, longest) in events.iter().zip(longest) {
+                if event.of.as_ref().is_none_or(|of| of.contains(&partition)) {
+                    gaps.by_kind.entry(event.kind).or_default().push(longest);
+                }
             }
         }
         gaps.by_kind.values_mut().for_each(|gaps| gaps.sort_unstable());

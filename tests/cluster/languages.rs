@@ -78,6 +78,7 @@ fn a_python_program_of_plain_stubs_outlives_the_owner() {
     let output = program.end();
     assert!(output.status.success(), "{}\n{}", errors(&output), cluster.logs());
     tidy(&mut cluster);
+    let mut survived = 0;
     for (messages, moments) in [(MESSAGES, &STORED_MS[..]), (0, &MADE_MS)] {
         for after in moments.iter().copied().map(Duration::from_millis) {
             let mut program = Program::start(&cluster);
@@ -93,8 +94,11 @@ fn a_python_program_of_plain_stubs_outlives_the_owner() {
                 () if OF_DELIVERIES.iter().any(|line| errors.contains(line)) => "what it had not acknowledged came again",
                 () => panic!("{after:?} after {messages} messages: {errors}\n{}", cluster.logs()),
             };
+            survived += u32::from(at_work && output.status.success());
             println!("owner killed {after:?} after {messages} messages were stored (at work: {at_work}): {outcome}");
             tidy(&mut cluster);
         }
     }
+    // Between its calls, or while it waits for one that takes effect once however often it is made.
+    assert!(survived > 0, "it was never at work without noticing");
 }

@@ -6,8 +6,8 @@ use alluvium_client::Client;
 use alluvium_tests::Cluster;
 use alluvium_types::key_hash::key_hash;
 
-use crate::gaps::Gaps;
-use crate::traffic::{Rate, Traffic};
+use crate::gaps::{Event, Gaps};
+use crate::traffic::{Rate, Traffic, owned};
 
 const RATE: Rate = Rate { topic: "public/default/many", partitions: 100, messages: 5_000 };
 const BROKERS: [&str; 2] = ["broker-0", "broker-1"];
@@ -36,7 +36,10 @@ impl Dice {
 
 async fn kill_one_at_a_time(kills: usize, seed: u32) {
     println!("{kills} kills, seed {seed}");
-    let mut cluster = Cluster::start(BOOKIES, BROKERS.len());
+    let mut cluster = Cluster::prepare(BOOKIES, BROKERS.len());
+    // Who is back is given its part before the next one goes.
+    BROKERS.iter().for_each(|broker| cluster.configure(broker, "rebalance_after_ms = 500\n"));
+    cluster.start_members();
     let mut dice = Dice(seed);
     let client = Client::connect(cluster.reach_in_turn(&BROKERS)).await.expect("connected");
     let traffic = Traffic::start(&client, RATE).await;
@@ -45,10 +48,16 @@ async fn kill_one_at_a_time(kills: usize, seed: u32) {
     let mut events = Vec::new();
     for turn in 0..kills {
         let (kind, names) = VICTIMS[turn % VICTIMS.len()];
-        let victim = dice.of(names);
+        let mut victim = *dice.of(names);
         let (before, away) = (dice.below(BEFORE_MS), dice.below(AWAY_MS));
         tokio::time::sleep(Duration::from_millis(before)).await;
-        events.push((Instant::now(), kind));
+        let mut of = None;
+        if kind == "broker" {
+            // One that owns nothing would not be missed.
+            victim = names.iter().copied().max_by_key(|name| owned(&cluster, RATE.topic, name).len()).unwrap_or(victim);
+            of = Some(owned(&cluster, RATE.topic, victim));
+        }
+        events.push(Event { at: Instant::now(), kind, of });
         cluster.kill(victim);
         tokio::time::sleep(Duration::from_millis(away)).await;
         cluster.restart(victim);

@@ -5,8 +5,8 @@ use std::time::Instant;
 use alluvium_client::Client;
 use alluvium_tests::Cluster;
 
-use crate::gaps::Gaps;
-use crate::traffic::{Rate, Traffic};
+use crate::gaps::{Event, Gaps};
+use crate::traffic::{Rate, Traffic, owned};
 
 const RATE: Rate = Rate { topic: "public/default/rolling", partitions: 100, messages: 5_000 };
 const BROKERS: [&str; 2] = ["broker-0", "broker-1"];
@@ -21,7 +21,8 @@ async fn a_rolling_restart_fails_no_client() {
     let mut events = Vec::new();
     let members = BROKERS.map(|name| ("broker", name)).into_iter().chain(BOOKIES.map(|name| ("bookie", name)));
     for (kind, name) in members {
-        events.push((Instant::now(), kind));
+        let of = (kind == "broker").then(|| owned(&cluster, RATE.topic, name));
+        events.push(Event { at: Instant::now(), kind, of });
         cluster.stop(name);
         cluster.restart(name);
         traffic.flows(&format!("after {name} was restarted")).await;

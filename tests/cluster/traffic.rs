@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use alluvium_client::{Client, Consumer, Message, Pending, Producer, Start};
-use alluvium_tests::eventually;
+use alluvium_tests::{Cluster, eventually};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
@@ -196,4 +196,12 @@ async fn consume(mut consumer: Consumer, partition: u32) -> Consumed {
     }
     consumer.close().await.expect("acknowledgements are durable");
     Consumed { messages: next, again }
+}
+
+/// The partitions of a topic that a broker owns.
+pub(crate) fn owned(cluster: &Cluster, topic: &str, broker: &str) -> Vec<usize> {
+    let told = cluster.tool(broker, &["topic", "get", topic, "-o", "json"]).ok();
+    let told: serde_json::Value = serde_json::from_str(&told).expect("json");
+    let partitions = told["partitions"].as_array().expect("it has some");
+    (0..).zip(partitions).filter(|(_, partition)| partition["owner"] == *broker).map(|(index, _)| index).collect()
 }

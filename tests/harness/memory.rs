@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Where groups are, what bounds one, and what else keeps it from memory beyond that.
-const INTERFACES: [(&str, &str, Option<(&str, &str)>); 2] =
-    [("/sys/fs/cgroup", "memory.max", Some(("memory.swap.max", "0"))), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", None)];
+/// Where groups are, and what bounds one.
+const INTERFACES: [(&str, &str); 2] = [("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")];
 
 /// A control group, gone when dropped.
 #[derive(Debug)]
@@ -20,16 +19,14 @@ impl MemoryGroup {
     pub fn new(bytes: u64) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("alluvium-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        INTERFACES.iter().find_map(|(root, bound, beside)| {
+        INTERFACES.iter().find_map(|(root, bound)| {
             let path = Path::new(root).join(&name);
             // A folder is only a group where the interface is mounted.
             fs::create_dir(&path).ok()?;
             let group = Self { path };
             let is_group = group.path.join(bound).exists() && fs::write(group.path.join(bound), bytes.to_string()).is_ok();
-            if let Some((file, text)) = beside {
-                // Without swap there is nothing to bound.
-                let _ = fs::write(group.path.join(file), text);
-            }
+            // Where there is swap, and the interface has this.
+            let _ = fs::write(group.path.join("memory.swap.max"), "0");
             is_group.then_some(group)
         })
     }

@@ -23,15 +23,14 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// Waits until it has settled; prints what it takes, and gives its memory.
-fn rest(server: &Server, what: &str) -> u64 {
+/// Waits until it has settled; gives its memory, and says what it takes.
+fn rest(server: &Server, what: &str) -> (u64, String) {
     std::thread::sleep(WATCHED);
     let (begun, before) = (Instant::now(), server.processor_time());
     std::thread::sleep(WATCHED);
     let busy = (server.processor_time() - before).as_secs_f64() / begun.elapsed().as_secs_f64();
     let resident = server.resident_bytes();
-    println!("{what}: {:.1} MiB resident, {:.2} % of a processor", mib(resident), busy * 100.0);
-    resident
+    (resident, format!("{what}: {:.1} MiB resident, {:.2} % of a processor", mib(resident), busy * 100.0))
 }
 
 async fn create(client: &Client, namespace: &str, count: usize) {
@@ -46,7 +45,8 @@ async fn create(client: &Client, namespace: &str, count: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_server_takes_little() {
     let mut server = Server::start(&Options::default());
-    let empty = rest(&server, "empty");
+    let (empty, said) = rest(&server, "empty");
+    println!("{said}");
     let client = Client::connect(server.url()).await.expect("connected");
     client.admin().create_namespace("public/many", Default::default()).await.expect("created");
     client.admin().create_namespace("public/thousand", Default::default()).await.expect("created");
@@ -60,7 +60,8 @@ async fn an_idle_server_takes_little() {
     assert_eq!(client.admin().list_topics("public/many").await.expect("listed").len(), count);
     println!("listed {count} topics, 1000 a page, in {:.2} s", begun.elapsed().as_secs_f64());
     drop(client);
-    let with_topics = rest(&server, "with these topics");
+    let (with_topics, said) = rest(&server, "with these topics");
+    println!("{said}");
     let each = with_topics.saturating_sub(empty) as f64 / (count + 1000) as f64;
     println!("a topic: {each:.0} bytes of memory");
     let mut listed: Vec<Duration> = (0..TIMES)
@@ -81,5 +82,5 @@ async fn an_idle_server_takes_little() {
     let client = Client::connect(server.url()).await.expect("connected");
     assert_eq!(client.admin().list_topics("public/many").await.expect("listed").len(), count);
     drop(client);
-    rest(&server, "restarted");
+    println!("{}", rest(&server, "restarted").1);
 }

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use alluvium_client::Client;
-use alluvium_tests::Cluster;
+use alluvium_tests::{Cluster, eventually};
 use alluvium_types::key_hash::key_hash;
 
 use crate::gaps::{Event, Gaps};
+use crate::load::LIMIT;
 use crate::traffic::{Rate, Traffic, owned};
 
 const RATE: Rate = Rate { topic: "public/default/many", partitions: 100, messages: 5_000 };
@@ -15,6 +16,8 @@ const BOOKIES: usize = 3;
 /// What is killed: its kind, and its names.
 const VICTIMS: [(&str, &[&str]); 3] =
     [("broker", &BROKERS), ("bookie", &["bookie-0", "bookie-1", "bookie-2"]), ("etcd", &["etcd"])];
+/// When as many partitions are owned as so long before, none is on the move.
+const SETTLED: Duration = Duration::from_millis(500);
 /// How long the load runs before a kill, at most.
 const BEFORE_MS: u64 = 1_000;
 /// How long a victim stays away, at most: longer than its session.
@@ -65,6 +68,9 @@ async fn kill_one_at_a_time(kills: usize, seed: u32) {
         for broker in BROKERS {
             cluster.wait_bookies(broker, BOOKIES);
         }
+        if kind == "broker" {
+            is_given_its_part(&cluster, victim).await;
+        }
     }
     let took = begun.elapsed();
     let outcome = traffic.end(&client).await;
@@ -72,6 +78,20 @@ async fn kill_one_at_a_time(kills: usize, seed: u32) {
     let (total, again) = (outcome.total(), outcome.again);
     println!("{kills} kills in {took:.1?}: {total} acknowledged, all there once and in order; {again} delivered again");
     println!("unavailability of a partition at its publisher, by what was killed:\n{}", gaps.lines());
+}
+
+/// Waits until a broker that is back has what it is preferred for.
+async fn is_given_its_part(cluster: &Cluster, broker: &str) {
+    let mut before = 0;
+    eventually("what was taken over goes back", LIMIT, || {
+        let now = owned(cluster, RATE.topic, broker).len();
+        let is_settled = now > 0 && now == std::mem::replace(&mut before, now);
+        async move {
+            tokio::time::sleep(SETTLED).await;
+            is_settled.then_some(())
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

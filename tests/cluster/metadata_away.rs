@@ -1,23 +1,38 @@
 //! etcd is away: what is open goes on (M7), deliveries to subscriptions pause and resume by themselves (M4).
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use alluvium_client::Start;
-use alluvium_tests::Cluster;
+use alluvium_tests::{Cluster, eventually};
 
 use crate::load::{LIMIT, Load, PARTITIONS, TOPIC, assert_whole, create_topic, number};
 
 /// How many are acknowledged before etcd goes.
 const FIRST: usize = 2_000;
+/// When at the latest a broker dispatches no more that can't renew its session of two seconds, and what it sent has come.
+const PAUSED_WITHIN: Duration = Duration::from_millis(2_500);
 
 async fn open_partitions_go_on(away: Duration) {
     let mut cluster = Cluster::start(3, 1);
     let client = create_topic(&cluster).await;
     let mut consumer = client.consumer(TOPIC).subscription("s").exclusive().start(Start::Earliest).build().await.expect("built");
     let mut reader = client.reader(TOPIC).start(Start::Earliest).build().await.expect("built");
+    // One that takes all that comes, and remembers when.
+    let mut taking =
+        client.consumer(TOPIC).subscription("pauses").exclusive().start(Start::Earliest).build().await.expect("built");
+    let taken = Arc::new(Mutex::new(Vec::new()));
+    let times = Arc::clone(&taken);
+    let taker = tokio::spawn(async move {
+        while let Some(delivery) = taking.next().await {
+            taking.ack_later(&delivery.expect("a delivery"));
+            times.lock().expect("nobody panics").push(Instant::now());
+        }
+    });
     let load = Load::start(&client).await;
     load.reach(FIRST).await;
 
+    let gone = Instant::now();
     cluster.etcd.kill();
     let (begun, mut last) = (Instant::now(), (load.acknowledged(), 0));
     let (mut read, mut seconds) = (0, 0);
@@ -34,8 +49,14 @@ async fn open_partitions_go_on(away: Duration) {
         }
     }
     println!("etcd was away for {away:?}: {} are acknowledged, {read} were read meanwhile", load.acknowledged());
+    let back = Instant::now();
     cluster.etcd.restart();
     let total = load.end().await;
+    let all = async || (taken.lock().expect("nobody panics").len() >= total).then_some(());
+    eventually("deliveries resume by themselves", LIMIT, all).await;
+    taker.abort();
+    let while_away = |at: &&Instant| (gone + PAUSED_WITHIN..back).contains(*at);
+    assert_eq!(taken.lock().expect("nobody panics").iter().filter(while_away).count(), 0, "deliveries pause (M4)");
 
     let mut found = vec![0; PARTITIONS as usize];
     for _ in 0..total {

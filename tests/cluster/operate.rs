@@ -74,6 +74,21 @@ async fn operators_see_what_is_where_and_what_is_not_well() {
     };
     let status = json(&eventually("it is seen", LIMIT, degraded).await);
     assert_eq!(status["health"], "degraded");
+
+    // What is begun meanwhile is on fewer; what is begun when the bookie is back is on all of them (C63).
+    let later = "public/default/later";
+    cluster.tool("broker-1", &["topic", "create", later, "--rollover", "1s"]).ok();
+    let later = client.producer(later).build().await.expect("built");
+    let begun = async |cluster: &Cluster, bookies: usize| {
+        later.send(Message::new("z")).await.expect("stored");
+        let ledgers = json(&cluster.tool("broker-1", &["ledger", "list", "-o", "json"]));
+        let newest = ledgers["ledgers"].as_array()?.iter().max_by_key(|ledger| ledger["id"].as_u64())?.clone();
+        (newest["fragments"][0]["bookies"].as_array()?.len() == bookies).then_some(())
+    };
+    eventually("a ledger on two", LIMIT, || begun(&cluster, 2)).await;
+    cluster.restart("bookie-2");
+    eventually("a ledger on three", LIMIT, || begun(&cluster, 3)).await;
+    cluster.kill("bookie-2");
     cluster.kill("bookie-1");
     let down = async || (cluster.tool("broker-1", &["cluster", "status"]).code == Some(69)).then_some(());
     eventually("nothing can be stored", LIMIT, down).await;

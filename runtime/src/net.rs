@@ -1,6 +1,7 @@
 //! Sockets and gRPC transport settings: measured once, kept in one place (`performance.md`).
 //!
-//! Frames of 48 KiB on both ends (64 KiB falls off a cliff), windows of 4 MiB, and accepted sockets handed round the lanes.
+//! Frames of 48 KiB on both ends (64 KiB falls off a cliff), windows of 4 MiB where there is memory for them, and accepted sockets
+//! handed round the lanes.
 
 #![expect(clippy::disallowed_methods, reason = "this is where sockets and their runtimes begin")]
 
@@ -30,6 +31,8 @@ const FRAME_BYTES: u32 = 48 << 10;
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// What a peer may send on one connection before it is read.
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// The window that a stream has before anything is agreed on.
+const LEAST_WINDOW_BYTES: u32 = 65_535;
 /// The most connections of one listener.
 const CONNECTIONS_MAX: usize = 10_000;
 /// The most streams of one connection.
@@ -37,21 +40,53 @@ const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 /// How often a silent connection is probed, and how long the answer may take.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
+/// What a peer may send before it is read, which is held in memory until it is: on one stream so much, and on one connection twice
+/// that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Windows {
+    stream_bytes: u32,
+}
+
+impl Default for Windows {
+    /// What the transport is fastest with.
+    fn default() -> Self {
+        Self { stream_bytes: STREAM_WINDOW_BYTES }
+    }
+}
+
+impl Windows {
+    /// Those of a process that bounds its memory to so much: 4 MiB with 1 GiB or more, and with less the smaller the more clients would
+    /// fill it. A half of the memory means a quarter of the window, down to the least that HTTP/2 begins with.
+    pub fn within(memory_bytes: usize) -> Self {
+        let part = (memory_bytes as u128).min(1 << 30);
+        let bytes = (u128::from(STREAM_WINDOW_BYTES) * part * part) >> 60;
+        Self { stream_bytes: u32::try_from(bytes).unwrap_or(STREAM_WINDOW_BYTES).max(LEAST_WINDOW_BYTES) }
+    }
+}
+
 /// Who calls a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Callers {
-    /// Applications, of whom nothing is known.
-    Clients,
+    /// Applications, of whom nothing is known: each may send so much before it is read.
+    Clients(Windows),
     /// The servers of the same cluster.
     Servers,
 }
 
 impl Callers {
+    /// What may be sent before it is read: on a stream, and on a connection.
+    const fn windows(self) -> (u32, u32) {
+        match self {
+            Self::Clients(Windows { stream_bytes }) => (stream_bytes, 2 * stream_bytes),
+            Self::Servers => (STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES),
+        }
+    }
+
     /// The most streams of one connection that may be given up before they are looked at; past it the connection ends, and all
     /// that is on it. That is for who floods. A server that has enough answers gives up the other calls, many at once.
     const fn pending_resets_max(self) -> usize {
         match self {
-            Self::Clients => 20,
+            Self::Clients(_) => 20,
             Self::Servers => STREAMS_PER_CONNECTION_MAX as usize,
         }
     }
@@ -59,9 +94,10 @@ impl Callers {
 
 /// A server with the transport's settings.
 fn server(callers: Callers) -> Server {
+    let (stream, connection) = callers.windows();
     Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(stream)
+        .initial_connection_window_size(connection)
         .max_frame_size(FRAME_BYTES)
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_keepalive_interval(Some(KEEP_ALIVE.0))
@@ -272,6 +308,15 @@ pub fn serve(name: &'static str, callers: Callers, tasks: &Tasks, listener: TcpL
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn q6_little_memory_means_small_windows() {
+        let of = |mebibytes: usize| Callers::Clients(Windows::within(mebibytes << 20)).windows();
+        assert_eq!((of(4096), of(1024)), ((4 << 20, 8 << 20), (4 << 20, 8 << 20)));
+        assert_eq!((of(512).0, of(256).0), (1 << 20, 256 << 10));
+        assert_eq!((of(128).0, of(1).0), (64 << 10, LEAST_WINDOW_BYTES));
+        assert_eq!(Windows::default(), Windows::within(1 << 30));
+    }
 
     #[tokio::test]
     async fn what_is_reserved_refuses_until_it_is_listened_on() {

@@ -112,8 +112,11 @@ impl Config {
 
     /// The broker's settings, fitted to limits and memory.
     fn broker(&self) -> alluvium_broker::config::Config {
-        let memory = settings::memory(self.memory_bytes_max, alluvium_broker::config::Config::MEMORY_BYTES);
-        self.broker.clone().with_memory(memory, self.limits())
+        self.broker.clone().with_memory(self.memory(), self.limits())
+    }
+
+    fn memory(&self) -> usize {
+        settings::memory(self.memory_bytes_max, alluvium_broker::config::Config::MEMORY_BYTES)
     }
 
     const fn session_ttl(&self) -> Duration {
@@ -209,7 +212,8 @@ async fn start(config: &Config, process: &Process, parts: &Parts, ports: Ports, 
     let broker = register(config, process, parts, &metadata, name, addresses.clone(), registry).await?;
     forwarded.serve(broker.clone());
     let (public, public_health) = ports::public(&broker, registry).await?;
-    net::serve("clients", net::Callers::Clients, &parts.connections, ports.client.open()?, public, &process.lanes);
+    let clients = net::Callers::Clients(net::Windows::within(config.memory()));
+    net::serve("clients", clients, &parts.connections, ports.client.open()?, public, &process.lanes);
     ports::serving(&internal_health).await;
     let (client, internal) = addresses;
     tracing::info!(broker = config.name, cluster = config.cluster, client, internal, "serving");

@@ -42,7 +42,7 @@ impl Stub {
         let stub = Self { stored: watch::Sender::new((None, 0)), tasks };
         let routes = Routes::new(PublishServiceServer::new(stub.clone()).max_decoding_message_size(8 << 20))
             .add_service(ConsumeServiceServer::new(stub.clone()));
-        net::serve("stub", net::Callers::Clients, &stub.tasks, listener, routes, &Lanes::here());
+        net::serve("stub", net::Callers::Clients(net::Windows::default()), &stub.tasks, listener, routes, &Lanes::here());
         (stub, address)
     }
 

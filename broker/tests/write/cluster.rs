@@ -166,7 +166,7 @@ impl Cluster {
         let forwarded = ForwardEdge::new(Limits::default());
         forwarded.serve(broker.clone());
         let routes = server::routes(&broker, &mut Registry::default()).add_service(forwarded.service());
-        net::serve("client", net::Callers::Clients, &tasks, listener, routes, &Lanes::here());
+        net::serve("client", net::Callers::Clients(net::Windows::default()), &tasks, listener, routes, &Lanes::here());
         let channel = connect(&address).await;
         Node { broker, tasks, channel, address, metrics }
     }

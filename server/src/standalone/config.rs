@@ -135,7 +135,7 @@ impl Config {
     }
 
     /// What the broker bounds its memory to, and each bookie: three parts of four, and a share of the fourth.
-    fn memory(&self) -> (usize, usize) {
+    pub(crate) fn memory(&self) -> (usize, usize) {
         let broker = alluvium_broker::config::Config::MEMORY_BYTES;
         let all = settings::memory(self.memory_bytes_max, broker / 3 * 4);
         (all / 4 * 3, all / 4 / self.bookies.max(1))

@@ -101,7 +101,8 @@ async fn start(config: &Config, process: &Process, parts: &Parts, ports: Ports, 
     let bookies = start_bookies(config, process, &metadata, &parts.bookies, internal, registry).await?;
     let broker = start_broker(config, process, &metadata, &bookies, &parts.broker, addresses, registry).await?;
     let (routes, health) = ports::public(&broker, registry).await?;
-    net::serve("clients", net::Callers::Clients, &parts.connections, client.listener, routes, &process.lanes);
+    let clients = net::Callers::Clients(net::Windows::within(config.memory().0));
+    net::serve("clients", clients, &parts.connections, client.listener, routes, &process.lanes);
     let (client, internal) = addresses;
     tracing::info!(%client, %internal, %http, data = %config.data.display(), bookies = bookies.len(), "serving");
     welcome::print(client, http);

@@ -63,7 +63,7 @@ impl Peer {
         let routes = Routes::new(ConnectServiceServer::new(peer.clone()))
             .add_service(PublishServiceServer::new(peer.clone()))
             .add_service(ConsumeServiceServer::new(peer.clone()));
-        net::serve("peer", net::Callers::Clients, &peer.tasks, listener, routes, &Lanes::here());
+        net::serve("peer", net::Callers::Clients(net::Windows::default()), &peer.tasks, listener, routes, &Lanes::here());
         peer
     }
 

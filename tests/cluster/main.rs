@@ -20,7 +20,6 @@ mod paused_owner;
 mod ports;
 mod rolling;
 mod scale;
-mod small_memory;
 mod start;
 mod traffic;
 mod wire;

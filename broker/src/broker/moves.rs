@@ -63,7 +63,10 @@ impl Broker {
     pub(super) async fn keep_moving(&self) {
         let context = self.context();
         // Sooner where somebody is given something back sooner.
-        let look = Duration::from_millis(context.config.rebalance_after_ms).clamp(LOOK / 100, LOOK);
+        let look = match context.config.rebalance_after_ms {
+            0 => LOOK,
+            after => Duration::from_millis(after).clamp(LOOK / 100, LOOK),
+        };
         let mut placed = self.0.placed.clone();
         let mut brokers = self.0.peers.view();
         while !context.is_leaving() {

@@ -430,6 +430,8 @@ impl<T> StateLedger<T> {
                     self.sweep = Sweep::Due;
                 }
                 if let Some((_, mut then)) = current.in_flight {
+                    // Its records are in no queue any more: what waits for them waits for a snapshot.
+                    self.snapshot_wanted = true;
                     then.append(&mut self.queued_then);
                     self.queued_then = then;
                 }
@@ -757,6 +759,30 @@ mod tests {
         world.ledger.swept(at(1), false);
         world.roll();
         assert_eq!(world.ledger.take_done(), [2]);
+    }
+
+    #[test]
+    fn s1_what_a_ledger_that_ended_had_not_confirmed_is_durable_only_once_the_pointer_names_its_snapshot() {
+        // Nothing was queued behind it, and no ledger was there: it was told at once.
+        let mut world = World::new();
+        world.push("a", 1);
+        world.roll();
+        world.actions();
+        world.ledger.swept(at(0), false);
+        world.ledger.take_done();
+        world.push("b", 2);
+        world.actions();
+        world.ledger.ended(at(0), Which::Current);
+        // Somebody asks whether all before is durable.
+        world.ledger.push([], [3]);
+        assert_eq!(world.actions(), [StateAction::Create]);
+        assert!(world.ledger.take_done().is_empty() && !world.ledger.is_settled());
+        world.ledger.created(at(0), false);
+        world.actions();
+        assert!(world.ledger.take_done().is_empty(), "none could be created");
+        world.now = 1;
+        world.roll();
+        assert_eq!(world.ledger.take_done(), [2, 3]);
     }
 
     #[test]

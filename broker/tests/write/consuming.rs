@@ -185,14 +185,19 @@ impl Reading {
 
     /// The same, by a connection.
     pub(crate) async fn open_at(channel: Channel, start: Option<v1::Position>) -> Self {
+        Self::try_open_at(channel, start).await.expect("opens")
+    }
+
+    /// The same, if it is let in.
+    pub(crate) async fn try_open_at(channel: Channel, start: Option<v1::Position>) -> Result<Self, Status> {
         let open = v1::ReadOpen { hello: hello(), topic: TOPIC.to_owned(), start, credit: CREDIT, ..Default::default() };
         let (requests, rx) = mpsc::channel(64);
         requests.send(v1::ReadRequest { request: Some(ReadRequest::Open(open)) }).await.expect("room");
         let mut service = ConsumeServiceClient::new(channel).max_decoding_message_size(limit());
-        let mut responses = service.read(ReceiverStream::new(rx)).await.expect("opens").into_inner();
-        let first = responses.message().await.expect("answered").and_then(|response| response.response);
+        let mut responses = service.read(ReceiverStream::new(rx)).await?.into_inner();
+        let first = responses.message().await?.and_then(|response| response.response);
         assert!(matches!(first, Some(ReadResponse::Opened(_))), "{first:?}");
-        Self { _requests: requests, responses }
+        Ok(Self { _requests: requests, responses })
     }
 
     pub(crate) async fn next(&mut self) -> ReadResponse {

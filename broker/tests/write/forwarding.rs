@@ -208,6 +208,38 @@ async fn streams_resume_at_the_next_owner_and_what_the_client_has_stays_with_it_
     a.drain().await;
 }
 
+/// Ends `node`, which owns this partition, and nobody can take that over.
+async fn lose(cluster: &Cluster, node: Node, partition: u32) {
+    let topic = node.broker.topic(&TopicName::parse(TOPIC).expect("valid")).await.expect("there").id;
+    node.open(Guarantee::Quorum, "p").await.claim(partition, None).await;
+    let lost = PartitionId { topic, index: PartitionIndex::new(partition) };
+    let state = cluster.metadata().state_pointers().get(lost).await.expect("readable").expect("there is one");
+    cluster.bookie().lose(state.value.current.expect("it was swapped"), EntryId::ZERO);
+    node.crash().await;
+}
+
+#[tokio::test]
+async fn a_consumer_is_let_in_while_one_of_its_partitions_can_not_be_served() {
+    let cluster = Cluster::start(1).await;
+    let (a, b) = two(&cluster).await;
+    fill(&a, 2).await;
+    drop(Consuming::open(&a, "", false).await.expect("opens: the subscription is there"));
+    lose(&cluster, b, 2).await;
+    // It was told that a partition is damaged, and given nothing of the three others.
+    let mut consuming = Consuming::open(&a, "", false).await.expect("opens");
+    // What was the other broker's waits until its session is gone for certain (M4).
+    let taken = sorted(consuming.take(4).await);
+    assert_eq!(taken, [(0, 0), (0, 1), (1, 0), (1, 1)]);
+    for partition in [0, 1] {
+        assert_eq!(consuming.ack_of(partition, 0, 1).await, None);
+    }
+    drop(consuming);
+    // A reader is told where each partition ends, so it has all or none.
+    let refused = Reading::try_open_at(a.channel.clone(), None).await.err().map(|status| status.code());
+    assert_eq!(refused, Some(tonic::Code::DataLoss));
+    a.crash().await;
+}
+
 #[tokio::test]
 async fn a_partition_that_nobody_can_serve_holds_up_none_of_the_others_of_its_last_owner() {
     let cluster = Cluster::start(1).await;
@@ -215,12 +247,7 @@ async fn a_partition_that_nobody_can_serve_holds_up_none_of_the_others_of_its_la
     fill(&a, 1).await;
     let mut reading = Reading::open(&a, None).await;
     assert_whole(&reading.take(4).await, 1);
-    let topic = a.broker.topic(&TopicName::parse(TOPIC).expect("valid")).await.expect("there").id;
-    let lost = PartitionId { topic, index: PartitionIndex::new(2) };
-    b.open(Guarantee::Quorum, "p").await.claim(2, None).await;
-    let state = cluster.metadata().state_pointers().get(lost).await.expect("readable").expect("there is one");
-    cluster.bookie().lose(state.value.current.expect("it was swapped"), EntryId::ZERO);
-    b.crash().await;
+    lose(&cluster, b, 2).await;
     // They were looked for together, and found together or not at all: the stream ended.
     let mut stream = a.open(Guarantee::Quorum, "").await;
     for (id, partition) in [(0, 3), (1, 2)] {

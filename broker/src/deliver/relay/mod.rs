@@ -125,7 +125,10 @@ pub(super) trait Traffic: Clone + Send + Sync + 'static {
     /// Whether there is nothing more to come of any partition, as the owner of these has ended well.
     fn is_complete(&mut self, partitions: &[PartitionIndex]) -> bool;
 
-    /// The first response, once all partitions are served.
+    /// Whether a stream may be opened while some of its partitions can't be served: they follow.
+    fn opens_in_part(&self) -> bool;
+
+    /// The first response, once the partitions are served that can be.
     fn opened(&mut self, responses: Vec<Self::Response>, owners: Vec<v1::PartitionOwner>) -> Self::Response;
 
     /// The topic has more partitions now, which are to be served as well.
@@ -217,8 +220,8 @@ where
     let clock = edge.broker.clock().clone();
     let mut again = Backoff::new(AGAIN.0, AGAIN.1, edge.broker.entropy().clone());
     let until = clock.mono().after(PATIENCE);
-    // What was begun of an attempt that failed ends with it: a consumer is let in everywhere, or nowhere.
-    let begun = loop {
+    // What was begun of an attempt that failed ends with it: no consumer keeps a part while somebody else has the rest.
+    let (begun, left) = loop {
         match begin(edge, &traffic, partitions).await {
             Ok(begun) => break begun,
             Err(status) if is_resumable(&status) && clock.mono() < until => clock.sleep(again.delay()).await,
@@ -252,6 +255,7 @@ where
     let opened = traffic.opened(responses, owners);
     relay.traffic = traffic;
     relay.pending.push_back((opened, Hold::default(), Key::MAX, 0));
+    relay.look_for(left, true);
     edge.broker.tasks().spawn("relay", OnFailure::Log, async move {
         relay.run().await;
         Ok::<(), Infallible>(())

@@ -196,6 +196,11 @@ impl Traffic for Reading {
         self.asked.stop_at_end
     }
 
+    fn opens_in_part(&self) -> bool {
+        // It is told where each partition begins and ends.
+        false
+    }
+
     fn opened(&mut self, responses: Vec<v1::ReadResponse>, owners: Vec<v1::PartitionOwner>) -> v1::ReadResponse {
         let mut partitions = Vec::new();
         for response in responses {

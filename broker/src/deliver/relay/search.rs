@@ -4,18 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alluvium_proto::status::RemoteFault;
 use alluvium_runtime::backoff::Backoff;
-use alluvium_types::fault::FaultKind;
 use alluvium_types::ids::PartitionIndex;
 use alluvium_types::time::Mono;
-use futures::{FutureExt, Stream, StreamExt, stream};
+use futures::{FutureExt, Stream};
 use tonic::Status;
 
-use super::upstream::{Begun, Owners, ROUTED_AT_ONCE, at_home, elsewhere, is_busy, route};
+use super::upstream::{Begun, Owners, Routed, at_home, elsewhere, is_busy, is_of_a_partition, owners, passes};
 use super::{AGAIN, PATIENCE, Relay, Traffic};
 use crate::deliver::service::ConsumeEdge;
-use crate::forward::is_resumable;
 
 /// Once some are found, how long the others are waited for, so that those of one owner share a stream.
 const OTHERS_WAIT: Duration = Duration::from_millis(100);
@@ -50,30 +47,8 @@ impl Search {
         if pause {
             clock.sleep(self.again.delay()).await;
         }
-        let (mut found, mut why) = (Owners::default(), None);
-        let mut routes = stream::iter(self.partitions.clone())
-            .map(|index| route(&edge, &traffic, index).map(move |route| (index, route)))
-            .buffer_unordered(ROUTED_AT_ONCE);
-        let mut until = None;
-        loop {
-            let next = tokio::select! {
-                biased;
-                next = routes.next() => next,
-                () = clock.sleep_until(until.unwrap_or_default()), if until.is_some() => None,
-            };
-            match next {
-                Some((index, Ok(route))) => {
-                    self.partitions.retain(|other| *other != index);
-                    found.add(index, route);
-                    until.get_or_insert_with(|| clock.mono().after(OTHERS_WAIT));
-                }
-                // What ends the stream is said first.
-                Some((_, Err(status))) if why.as_ref().is_none_or(passes) => why = Some(status),
-                Some(_) => {}
-                None => break,
-            }
-        }
-        drop(routes);
+        let Routed { found, left, why } = owners(&edge, &traffic, &self.partitions, Some(OTHERS_WAIT)).await;
+        self.partitions = left;
         Found::Owners { found, others: self, why }
     }
 
@@ -86,18 +61,6 @@ impl Search {
         let (first, second) = self.partitions.split_at(half);
         vec![self.of(first.to_vec()), self.of(second.to_vec())]
     }
-}
-
-/// Whether it may pass, or concerns only some partitions. Where the last owner has not noticed that its stream broke, it still has
-/// this consumer.
-fn passes(status: &Status) -> bool {
-    is_resumable(status) || status.code() == tonic::Code::Unavailable || is_busy(status) || is_of_a_partition(status)
-}
-
-/// Whether it is one partition that can't be served.
-fn is_of_a_partition(status: &Status) -> bool {
-    let fault = RemoteFault::from(status);
-    fault.kind == FaultKind::DataLoss || fault.reason == "PARTITION_UNAVAILABLE"
 }
 
 impl<T, S> Relay<T, S>

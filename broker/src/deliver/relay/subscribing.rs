@@ -295,6 +295,10 @@ impl Traffic for Subscribing {
         false
     }
 
+    fn opens_in_part(&self) -> bool {
+        true
+    }
+
     fn opened(&mut self, _: Vec<v1::SubscribeResponse>, owners: Vec<v1::PartitionOwner>) -> v1::SubscribeResponse {
         // Whoever takes it over from this consumer meanwhile keeps it.
         self.consumer.takeover = false;

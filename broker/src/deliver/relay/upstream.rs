@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use alluvium_proto::status::{RemoteFault, to_status};
 use alluvium_proto::v1;
+use alluvium_types::fault::FaultKind;
 use alluvium_types::ids::{PartitionIndex, SessionId};
-use futures::future::{try_join, try_join_all};
+use futures::future::{join, join_all};
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -18,13 +19,15 @@ use crate::deliver::line::{Ask, Said, Say};
 use crate::deliver::membership::Partitions;
 use crate::deliver::outbox::Hold;
 use crate::deliver::service::ConsumeEdge;
-use crate::forward::Peer;
+use crate::forward::{Peer, is_resumable};
 use crate::subscription::Grant;
 
 /// How many partitions' owners are looked for at a time.
-pub(super) const ROUTED_AT_ONCE: usize = 16;
+const ROUTED_AT_ONCE: usize = 16;
 /// Requests between a relay and a stream.
 const REQUESTS: usize = 64;
+/// When a stream is opened: once some owners are found, how long the others are waited for that can be served later.
+const OTHERS_WAIT: Duration = Duration::from_secs(1);
 /// How long another broker may take to open a stream.
 const OPEN_WITHIN: Duration = Duration::from_secs(25);
 
@@ -98,31 +101,90 @@ impl Owners {
 }
 
 /// Who serves a partition; this broker takes it over if nobody does. Cancel safe.
-pub(super) async fn route<T: Traffic>(edge: &ConsumeEdge, traffic: &T, index: PartitionIndex) -> Result<Route, Status> {
+async fn route<T: Traffic>(edge: &ConsumeEdge, traffic: &T, index: PartitionIndex) -> Result<Route, Status> {
     edge.broker.route(traffic.topic(), index, Scope::Cluster).await.map_err(|fault| to_status(&fault))
 }
 
-/// Begins streams at all owners of these partitions, or at none.
+/// What is known of some partitions' owners.
+pub(super) struct Routed {
+    pub(super) found: Owners,
+    /// Those whose owners are not known, or can't be, for the reason that matters most.
+    pub(super) left: Vec<PartitionIndex>,
+    pub(super) why: Option<Status>,
+}
+
+/// Looks for the owners of all these partitions. Once one is found, the others are waited for no longer than `others`, if that is
+/// given.
+pub(super) async fn owners<T: Traffic>(
+    edge: &ConsumeEdge,
+    traffic: &T,
+    partitions: &[PartitionIndex],
+    others: Option<Duration>,
+) -> Routed {
+    let clock = edge.broker.clock();
+    let mut routed = Routed { found: Owners::default(), left: partitions.to_vec(), why: None };
+    let mut routes = stream::iter(partitions.to_vec())
+        .map(|index| route(edge, traffic, index).map(move |route| (index, route)))
+        .buffer_unordered(ROUTED_AT_ONCE);
+    let mut until = None;
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = routes.next() => next,
+            () = clock.sleep_until(until.unwrap_or_default()), if until.is_some() => None,
+        };
+        match next {
+            Some((index, Ok(route))) => {
+                routed.left.retain(|other| *other != index);
+                routed.found.add(index, route);
+                until = until.or_else(|| Some(clock.mono().after(others?)));
+            }
+            // What ends the stream is said first.
+            Some((_, Err(status))) if routed.why.as_ref().is_none_or(passes) => routed.why = Some(status),
+            Some(_) => {}
+            None => return routed,
+        }
+    }
+}
+
+/// Begins streams at the owners of these partitions: at all of them or at none, unless the others can be served later. Gives back
+/// those partitions, which are never all.
 pub(super) async fn begin<T: Traffic>(
     edge: &ConsumeEdge,
     traffic: &T,
     partitions: &[PartitionIndex],
-) -> Result<Vec<Begun<T>>, Status> {
-    let routed = partitions.iter().copied().map(|index| async move {
-        let route = route(edge, traffic, index).await?;
-        Ok::<_, Status>((index, route))
-    });
-    let mut routes = stream::iter(routed).buffer_unordered(ROUTED_AT_ONCE);
-    let mut owners = Owners::default();
-    while let Some((index, route)) = routes.try_next().await? {
-        owners.add(index, route);
+) -> Result<(Vec<Begun<T>>, Vec<PartitionIndex>), Status> {
+    let others = traffic.opens_in_part().then_some(OTHERS_WAIT);
+    let Routed { found, mut left, mut why } = owners(edge, traffic, partitions, others).await;
+    let may_wait = |status: &Status| traffic.opens_in_part() && passes(status) && !is_busy(status);
+    if let Some(status) = why.take_if(|status| !may_wait(status)) {
+        return Err(status);
     }
-    let Owners { here, there } = owners;
-    let theirs = try_join_all(there.into_values().map(|(peer, partitions)| elsewhere(edge, traffic, peer, partitions)));
-    let own = async { if here.is_empty() { Ok(None) } else { at_home(edge, traffic, here).await.map(Some) } };
-    let (own, mut begun) = try_join(own, theirs).await?;
-    begun.extend(own);
-    Ok(begun)
+    let Owners { here, there } = found;
+    let own = async {
+        let partitions = here.keys().copied().collect();
+        if here.is_empty() { None } else { Some((partitions, at_home(edge, traffic, here).await)) }
+    };
+    let theirs = there.into_values().map(async |(peer, partitions)| {
+        let begun = elsewhere(edge, traffic, peer, partitions.clone()).await;
+        (partitions, begun)
+    });
+    let (own, theirs) = join(own, join_all(theirs)).await;
+    let mut all: Vec<Begun<T>> = Vec::new();
+    for (partitions, begun) in theirs.into_iter().chain(own) {
+        match begun {
+            Ok(begun) => all.push(begun),
+            Err(status) if may_wait(&status) => {
+                left.extend(partitions);
+                why = Some(status);
+            }
+            Err(status) => return Err(status),
+        }
+    }
+    match why {
+        Some(status) if all.is_empty() => Err(status),
+        _ => Ok((all, left)),
+    }
 }
 
 pub(super) async fn at_home<T: Traffic>(edge: &ConsumeEdge, traffic: &T, handles: Partitions) -> Result<Begun<T>, Status> {
@@ -194,4 +256,16 @@ async fn opened<T: Traffic>(
 /// Whether somebody else has what is wanted.
 pub(super) fn is_busy(status: &Status) -> bool {
     RemoteFault::from(status).reason == "SUBSCRIPTION_BUSY"
+}
+
+/// Whether it may pass, or concerns only some partitions. Where the last owner has not noticed that its stream broke, it still has
+/// this consumer.
+pub(super) fn passes(status: &Status) -> bool {
+    is_resumable(status) || status.code() == tonic::Code::Unavailable || is_busy(status) || is_of_a_partition(status)
+}
+
+/// Whether it is one partition that can't be served.
+pub(super) fn is_of_a_partition(status: &Status) -> bool {
+    let fault = RemoteFault::from(status);
+    fault.kind == FaultKind::DataLoss || fault.reason == "PARTITION_UNAVAILABLE"
 }

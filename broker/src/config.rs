@@ -38,7 +38,8 @@ pub struct Config {
     pub cache_bytes_max: usize,
     /// The most bytes of those kept of one partition. 0: by the process's memory.
     pub cache_partition_bytes_max: usize,
-    /// The most bytes of older entries on their way to readers. 0: by the process's memory.
+    /// The most bytes of older entries on their way to readers. A quarter of it comes on top for what takeovers read back. 0: by the
+    /// process's memory.
     pub read_bytes_max: usize,
     /// The most bytes of decoded messages on their way to consumers. 0: by the process's memory.
     pub delivery_bytes_max: usize,

@@ -53,6 +53,8 @@ pub(crate) struct Context {
     pub(crate) read_budget: ByteBudget,
     /// Of those, what several readers have asked for.
     pub(crate) recent: Recent,
+    /// What takeovers read back, until it is understood.
+    pub(crate) takeover_budget: ByteBudget,
     /// Decoded messages on their way to consumers.
     pub(crate) delivery_budget: ByteBudget,
     /// Sessions of clients; stopped first.

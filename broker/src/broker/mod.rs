@@ -63,6 +63,8 @@ const CONFIGURE_PATIENCE: Duration = Duration::from_secs(10);
 const INTAKE_SHARE: usize = 4;
 /// Which part of `publish_bytes_max` there is beside it for what other brokers hand on.
 const FORWARDED_SHARE: usize = 2;
+/// Which part of `read_bytes_max` there is beside it for what takeovers read back: they wait for no reader.
+const TAKEOVER_SHARE: usize = 4;
 /// Which part of `read_bytes_max` may be kept for other readers.
 const RECENT_SHARE: usize = 4;
 /// How many topics' records are kept.
@@ -192,6 +194,7 @@ impl Broker {
             tails: Tails::new(ByteBudget::new(config.cache_bytes_max)),
             read_budget: ByteBudget::new(config.read_bytes_max),
             recent: Recent::new(recent_bytes(config.read_bytes_max, limits)),
+            takeover_budget: ByteBudget::new(config.read_bytes_max / TAKEOVER_SHARE),
             delivery_budget: ByteBudget::new(config.delivery_bytes_max),
             session_tasks: tasks.part(),
             partition_tasks: tasks.part(),

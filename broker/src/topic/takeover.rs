@@ -9,6 +9,7 @@ use alluvium_ledger::reader::ReadRange;
 use alluvium_metadata::segments::{Sealed, Segment};
 use alluvium_metadata::state_pointer::StatePointer;
 use alluvium_metadata::{Metadata, Versioned};
+use alluvium_runtime::budget::BytesHeld;
 use alluvium_types::bookie::{FindKey, StoredEntry};
 use alluvium_types::entry::{EntryHeader, EntryRange};
 use alluvium_types::ids::{EntryId, LedgerId, Offset};
@@ -27,7 +28,9 @@ use crate::ownership::Claim;
 use crate::publish::dedup::Dedup;
 
 /// How much is read at a time.
-const READ_BYTES: usize = 4 << 20;
+const READ_BYTES: usize = 1 << 20;
+/// What the state of most partitions fits in, and by how much more room is made for a larger one.
+const STATE_ROOM: (usize, usize) = (16 << 10, 8);
 /// How many entries of a state ledger are read at first beside as many as follow a snapshot: unless it is large, one is among them.
 const STATE_ENTRIES: u64 = 16;
 
@@ -166,7 +169,7 @@ async fn restore(context: &Context, state: Option<&Versioned<LedgerMetadata>>, n
     let limits = context.config.dedup();
     let mut restored = match state {
         Some(record) => {
-            let bodies = read_state(context, &record.value).await?;
+            let (bodies, _held) = read_state(context, &record.value).await?;
             Restored::read(&bodies, limits, now, context.mutations).map_err(OpenError::Corrupt)?
         }
         None => Restored::nothing(limits),
@@ -242,10 +245,26 @@ async fn read(ledgers: &LedgerClient, record: &LedgerMetadata, range: ReadRange)
     ledgers.read(record, range).await.map_err(|failure| OpenError::Read(record.ledger, failure))
 }
 
-/// The bodies of a closed state ledger from its newest snapshot on: read from its end, ever more at a time until that is found.
-async fn read_state(context: &Context, record: &LedgerMetadata) -> Result<Vec<Bytes>, OpenError> {
+/// The bodies of a closed state ledger from its newest snapshot on, and what they hold of the budget (Q6). How many bytes they are is
+/// not known before they are read: past what it holds, it lets go of all and begins anew with more, so that nobody who has a part
+/// waits for the rest.
+async fn read_state(context: &Context, record: &LedgerMetadata) -> Result<(Vec<Bytes>, BytesHeld), OpenError> {
+    let budget = &context.takeover_budget;
+    let (mut room, more) = STATE_ROOM;
+    loop {
+        let held = budget.take(room).await;
+        let bound = if room < budget.total() { room } else { usize::MAX };
+        if let Some(bodies) = read_state_within(context, record, bound).await? {
+            return Ok((bodies, held));
+        }
+        room *= more;
+    }
+}
+
+/// The same, unless they are more than so many bytes: read from its end, ever more at a time until a snapshot is found.
+async fn read_state_within(context: &Context, record: &LedgerMetadata, bytes: usize) -> Result<Option<Vec<Bytes>>, OpenError> {
     let Context { ledgers, mutations, .. } = context;
-    let mut bodies = Vec::new();
+    let (mut bodies, mut left) = (Vec::new(), bytes);
     let mut end = record.closed_at().flatten().map_or(EntryId::ZERO, EntryId::next);
     let mut entries = context.config.snapshot_entries + STATE_ENTRIES;
     while let Some(last) = end.previous() {
@@ -253,9 +272,11 @@ async fn read_state(context: &Context, record: &LedgerMetadata) -> Result<Vec<By
         let mut more = Vec::new();
         let mut next = first;
         while next <= last {
-            let range = ReadRange { first: next, last, bytes_max: READ_BYTES, lac: None };
+            let range = ReadRange { first: next, last, bytes_max: left.clamp(1, READ_BYTES), lac: None };
             for entry in read(ledgers, record, range).await? {
                 next = entry.entry.next();
+                let Some(rest) = left.checked_sub(entry.body.len()) else { return Ok(None) };
+                left = rest;
                 more.push(entry.body);
             }
         }
@@ -268,7 +289,7 @@ async fn read_state(context: &Context, record: &LedgerMetadata) -> Result<Vec<By
         end = first;
         entries *= 2;
     }
-    Ok(bodies)
+    Ok(Some(bodies))
 }
 
 /// Reads the headers from `covers` on (D3, D7).
@@ -292,6 +313,7 @@ async fn replay(context: &Context, log: &Log, covers: Offset, dedup: &mut Dedup,
         }
         while next <= last {
             let range = ReadRange { first: next, last, bytes_max: READ_BYTES, lac: None };
+            let _held = context.takeover_budget.take(READ_BYTES).await;
             for StoredEntry { entry, body, .. } in read(ledgers, &record, range).await? {
                 let (header, _) = EntryHeader::decode(&body).map_err(|_| no_messages(ledger, entry))?;
                 dedup.replay(&header, now);

@@ -77,9 +77,9 @@ async fn d3_a_retry_after_a_crash_is_a_duplicate_of_what_the_log_holds() {
 
 #[tokio::test]
 async fn c42_what_snapshots_of_many_entries_and_what_follows_them_say_is_all_there_after_a_crash() {
-    // A snapshot has more entries than a takeover reads at first, and many follow it.
+    // A snapshot has more entries than a takeover reads at first, and more bytes than it makes room for; many follow it.
     let many = || alluvium_broker::config::Config { snapshot_entries: 4, state_entry_bytes: 64, ..config() };
-    let producers: Vec<String> = (0..60).map(|number| format!("producer-{number:02}")).collect();
+    let producers: Vec<String> = (0..240).map(|number| format!("{number:060}")).collect();
     let cluster = Cluster::start(1).await;
     let mut node = cluster.broker(many()).await;
     node.make_topic(1, v1::Policies::default()).await;

@@ -1,7 +1,8 @@
 //! The one trait that every backend keeps. [`crate::conformance`] is its meaning, run.
 //!
-//! Keys and values are bytes here; only the repositories know what they say. Revisions count the store's changes: one for
-//! each transaction that wrote anything, shared by all that it wrote.
+//! Keys and values are bytes here; only the repositories know what they say. Revisions count the store's changes: each
+//! transaction that wrote anything has a later one than all that were answered before it was asked, shared by all that it wrote, and
+//! maybe by transactions on other keys that were asked meanwhile.
 
 use std::fmt::Debug;
 use std::pin::Pin;

@@ -14,6 +14,7 @@ use alluvium_types::ids::{ClusterId, Incarnation, Revision, SessionId};
 use alluvium_types::ledger::BookieId;
 use alluvium_types::names::BookieName;
 use bytes::Bytes;
+use futures::future::{join, join_all};
 
 pub use lossy::{Fate, LossyStore};
 
@@ -49,6 +50,7 @@ pub struct Subject {
 /// When the store does not do what every store does.
 pub async fn run(subject: &Subject) {
     transactions_are_all_or_nothing(subject).await;
+    transactions_at_the_same_time_are_one_after_the_other(subject).await;
     conditions_hold_of_keys_as_they_are(subject).await;
     a_created_key_has_a_revision_of_its_own(subject).await;
     pages_give_every_key_once_in_order(subject).await;
@@ -144,6 +146,37 @@ async fn transactions_are_all_or_nothing(subject: &Subject) {
     let before = subject.store.revision().await.expect("answered");
     subject.committed(Txn::new().delete(key("txn/none"))).await;
     assert_eq!(subject.store.revision().await.expect("answered"), before);
+}
+
+async fn transactions_at_the_same_time_are_one_after_the_other(subject: &Subject) {
+    const PAIRS: u64 = 100;
+    let pair = |number: u64| (key(&format!("same/{number}/a")), key(&format!("same/{number}/b")));
+    let claim = async |absent: Bytes, written: Bytes| {
+        let txn = Txn::new().when(absent, Condition::Absent).put(written, value("mine"));
+        let outcome = subject.in_time("a transaction", subject.store.txn(&txn)).await;
+        matches!(outcome.expect("a transaction is answered"), TxnOutcome::Committed { .. })
+    };
+    // Each of two writes what the other one wants absent: one of them is first.
+    let both = (0..PAIRS).map(async |number| {
+        let (a, b) = pair(number);
+        let (one, other) = join(claim(a.clone(), b.clone()), claim(b.clone(), a.clone())).await;
+        assert_ne!(one, other, "pair {number}");
+        assert_eq!((subject.get(&b).await.is_some(), subject.get(&a).await.is_some()), (one, other), "pair {number}");
+    });
+    join_all(both).await;
+    // All want to be the only one, each in its turn; what is told as committed is what was counted.
+    let counter = key("same/counter");
+    let counting = (0..PAIRS).map(async |_| {
+        let found = subject.get(&counter).await;
+        let count = found.as_ref().map_or(0, |found| found.version);
+        let condition = found.map_or(Condition::Absent, |found| Condition::ModRevision(found.mod_revision));
+        let txn = Txn::new().when(counter.clone(), condition).put(counter.clone(), value(&count.to_string()));
+        let outcome = subject.in_time("a transaction", subject.store.txn(&txn)).await.expect("a transaction is answered");
+        u64::from(matches!(outcome, TxnOutcome::Committed { .. }))
+    });
+    let committed: u64 = join_all(counting).await.into_iter().sum();
+    assert!(committed >= 1);
+    assert_eq!(subject.get(&counter).await.map(|found| found.version), Some(committed));
 }
 
 async fn conditions_hold_of_keys_as_they_are(subject: &Subject) {

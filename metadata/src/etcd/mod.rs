@@ -6,7 +6,7 @@
 //!
 //! Read in this order: [`config`], `layout` (keys, values and leases in etcd, pure), `fault` (what an answer means, pure),
 //! `members` (who is asked, and whether it is still the same etcd), `reads` (asked for
-//! together), `feed` (the one watch), `lease`, `store`.
+//! together), `writes` (decided together), `feed` (the one watch), `lease`, `store`.
 
 pub mod config;
 mod fault;
@@ -16,6 +16,7 @@ mod lease;
 mod members;
 mod reads;
 mod store;
+mod writes;
 
 pub use config::{EtcdConfig, EtcdTls, Password};
 pub use store::EtcdStore;

@@ -12,7 +12,7 @@ use alluvium_runtime::tasks::{OnFailure, Tasks};
 use alluvium_types::ids::{Revision, SessionId};
 use async_trait::async_trait;
 use bytes::Bytes;
-use etcd_client::{Certificate, CompactionResponse, ConnectOptions, Identity, TlsOptions, TxnResponse};
+use etcd_client::{Certificate, CompactionResponse, ConnectOptions, Identity, TlsOptions};
 
 use super::config::{EtcdConfig, EtcdTls};
 use super::fault::{Fault, Kind};
@@ -20,7 +20,8 @@ use super::feed::{Feed, Follower};
 use super::layout::{self, Layout};
 use super::lease::{self, read_failed, write_failed};
 use super::members::{Members, Newest, Repeat};
-use super::reads::{Found, Question, Reads, revision_of};
+use super::reads::{Found, Question, Reads};
+use super::writes::Writes;
 use crate::error::{EtcdError, Refusal, StoreError};
 use crate::shared;
 use crate::store::{At, KeyValue, MetadataStore, Op, PAGE_RECORDS_MAX, Page, Range, Txn, TxnOutcome, Watch};
@@ -38,6 +39,7 @@ pub struct EtcdStore {
     layout: Layout,
     feed: Arc<Feed>,
     reads: Reads,
+    writes: Writes,
 }
 
 impl EtcdStore {
@@ -65,7 +67,8 @@ impl EtcdStore {
             Ok::<(), String>(())
         });
         let reads = Reads::begin(Arc::clone(&members), layout.clone(), tasks);
-        Ok(Self { members, layout, feed, reads })
+        let writes = Writes::begin(Arc::clone(&members), layout.clone(), tasks);
+        Ok(Self { members, layout, feed, reads, writes })
     }
 
     async fn read(&self, question: Question) -> Result<Result<Found, Fault>, StoreError> {
@@ -150,14 +153,11 @@ impl MetadataStore for EtcdStore {
 
     async fn txn(&self, txn: &Txn) -> Result<TxnOutcome, StoreError> {
         txn.check()?;
-        let request = &self.layout.txn(txn);
-        let asked = self.members.ask(Repeat::IfNotApplied, |client| async move { client.kv_client().txn(request.clone()).await });
-        let answer: TxnResponse = match asked.await {
-            Ok(answer) => answer,
-            Err(Fault { kind: Kind::NoLease, reason }) => return Err(session_gone(txn, reason)),
-            Err(fault) => return Err(write_failed(fault)),
-        };
-        Ok(if answer.succeeded() { TxnOutcome::Committed { revision: revision_of(&answer) } } else { TxnOutcome::Conflict })
+        match self.writes.decide(txn).await? {
+            Ok(outcome) => Ok(outcome),
+            Err(Fault { kind: Kind::NoLease, reason }) => Err(session_gone(txn, reason)),
+            Err(fault) => Err(write_failed(fault)),
+        }
     }
 
     async fn watch(&self, prefix: &Bytes, from: Revision) -> Result<Watch, StoreError> {

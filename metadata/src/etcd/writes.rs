@@ -88,7 +88,8 @@ impl Round {
     /// Takes it in, unless it has to go another time.
     fn add(&mut self, waiting: Waiting) -> Result<(), Waiting> {
         let txn = &waiting.0;
-        if !self.waiting.is_empty() && !(self.is_shared() && may_share(txn) && self.has_room_for(txn)) {
+        let is_fit = self.is_shared() && may_share(txn) && self.has_room_for(txn);
+        if !self.waiting.is_empty() && !is_fit {
             return Err(waiting);
         }
         self.bytes += txn.bytes();
@@ -204,9 +205,7 @@ impl Desk {
     }
 
     async fn ask(&self, request: &EtcdTxn) -> Result<TxnResponse, Fault> {
-        self.members
-            .ask(Repeat::IfNotApplied, |client| async move { client.kv_client().txn(request.clone()).await })
-            .await
+        self.members.ask(Repeat::IfNotApplied, |client| async move { client.kv_client().txn(request.clone()).await }).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! All public services of a broker, as routes that a listener serves.
 
+use alluvium_proto::v1;
 use alluvium_proto::v1::cluster_service_server::ClusterServiceServer;
 use alluvium_proto::v1::connect_service_server::ConnectServiceServer;
 use alluvium_proto::v1::consume_service_server::ConsumeServiceServer;
@@ -14,8 +15,8 @@ use tonic::service::Routes;
 use crate::admin::AdminEdge;
 use crate::broker::Broker;
 use crate::deliver::ConsumeEdge;
-use crate::publish::PublishEdge;
 use crate::publish::intake::Intake;
+use crate::publish::{PublishEdge, Taken};
 
 /// The routes of the public services; what they count goes to `registry`. Health and reflection are added by whoever listens.
 pub fn routes(broker: &Broker, registry: &mut Registry) -> Routes {
@@ -28,6 +29,7 @@ pub fn routes(broker: &Broker, registry: &mut Registry) -> Routes {
         .max_decoding_message_size(rpc_bytes_max)
         .max_encoding_message_size(rpc_bytes_max);
     let context = broker.context();
+    let publish = Taken::<_, v1::PublishStreamRequest>::new(publish, "PublishStream", rpc_bytes_max);
     let publish = Intake::new(publish, context.intake_budget.clone(), context.clock.clone());
     let admin = AdminEdge::new(broker.clone());
     Routes::new(consume)

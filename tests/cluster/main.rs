@@ -20,6 +20,7 @@ mod paused_owner;
 mod ports;
 mod rolling;
 mod scale;
+mod small_memory;
 mod start;
 mod traffic;
 mod wire;

@@ -10,6 +10,7 @@ use alluvium_test_etcd::Etcd;
 use tempfile::TempDir;
 
 use crate::forwarder::{Forwarder, Way};
+use crate::memory::MemoryGroup;
 use crate::process::{Output, Process, at_another_time, free_ports, isolated, run};
 
 /// How long sessions outlive their process: as short as etcd lets them be.
@@ -45,6 +46,8 @@ struct Member {
     ports: Ports,
     /// How far its wall clock is from everybody else's, as `faketime` takes it.
     clock: Option<&'static str>,
+    /// What bounds its memory.
+    memory: Option<MemoryGroup>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +123,7 @@ impl Cluster {
         let path = self.dir.path().join(format!("{name}.toml"));
         std::fs::write(&path, config).expect("writable");
         let process = Process::new(self.dir.path().join(format!("{name}.log")), http);
-        self.members.insert(name.to_owned(), Member { process, role, config: path, ports, clock: None });
+        self.members.insert(name.to_owned(), Member { process, role, config: path, ports, clock: None, memory: None });
     }
 
     /// Makes the record of another cluster in the same etcd.
@@ -136,7 +139,16 @@ impl Cluster {
             None => isolated(&folder),
             Some(clock) => at_another_time(&folder, clock),
         };
-        member.process.spawn(command.arg(member.role).arg("--config").arg(&member.config));
+        command.arg(member.role).arg("--config").arg(&member.config);
+        member.process.spawn(&mut match &member.memory {
+            None => command,
+            Some(group) => group.enter(&command),
+        });
+    }
+
+    /// From its next start on a member is one of this group.
+    pub fn set_memory(&mut self, name: &str, group: MemoryGroup) {
+        self.member_mut(name).memory = Some(group);
     }
 
     /// From its next start on a member's wall clock is so far off, such as `+1h`.

@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod forwarder;
+pub mod memory;
 pub mod process;
 pub mod server;
 pub mod wait;
@@ -13,6 +14,7 @@ pub mod wait;
 pub use alluvium_test_etcd::Etcd;
 pub use cluster::Cluster;
 pub use forwarder::{Forwarder, Way};
+pub use memory::MemoryGroup;
 pub use process::{Output, Process};
 pub use server::{Options, Server, can_have_disks};
 pub use wait::eventually;

@@ -213,9 +213,18 @@ impl Process {
 
     /// How much of the machine's memory it holds, in bytes.
     pub fn resident_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// How much it has held at most.
+    pub fn peak_bytes(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, field: &str) -> u64 {
         let pid = self.pid().expect("it runs");
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("readable");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has a size");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("it has a size");
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
         kib << 10
     }

@@ -20,6 +20,8 @@ use crate::admin::topic::inspected;
 use crate::broker::{Broker, Scope};
 use crate::deliver::{ConsumeEdge, forwarded, pull, settle};
 use crate::publish;
+use crate::publish::Taken;
+use crate::publish::messages::messages;
 
 /// Serves other brokers, from the moment on that there is a broker.
 #[derive(Clone, Debug)]
@@ -40,9 +42,11 @@ impl ForwardEdge {
     }
 
     /// As a service, with its limits.
-    pub fn service(&self) -> ForwardServiceServer<Self> {
+    pub fn service(&self) -> Taken<ForwardServiceServer<Self>, wire::ForwardPublishRequest> {
         let bytes_max = super::bytes_max(self.limits);
-        ForwardServiceServer::new(self.clone()).max_decoding_message_size(bytes_max).max_encoding_message_size(bytes_max)
+        let service =
+            ForwardServiceServer::new(self.clone()).max_decoding_message_size(bytes_max).max_encoding_message_size(bytes_max);
+        Taken::new(service, "ForwardPublish", bytes_max)
     }
 
     fn consuming(&self) -> Result<ConsumeEdge, Status> {
@@ -68,7 +72,7 @@ impl ForwardService for ForwardEdge {
         request: Request<Streaming<wire::ForwardPublishRequest>>,
     ) -> Result<Response<Self::ForwardPublishStream>, Status> {
         let inner = |request: wire::ForwardPublishRequest| request.request.unwrap_or_default();
-        let requests = request.into_inner().map(move |request| request.map(inner));
+        let requests = messages(&request)?.map(move |request| request.map(inner));
         let opened = publish::open(self.broker()?, Scope::Here, requests, publish::intake::Share::default()).await;
         let outer = |response: v1::PublishStreamResponse| wire::ForwardPublishResponse { response: Some(response) };
         let responses = opened.map_err(told)?.map(move |response| response.map(outer));

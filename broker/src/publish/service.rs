@@ -19,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::intake::Share;
+use super::messages::messages;
 use super::session::Session;
 use super::{admission, unary};
 use crate::broker::{Broker, Scope};
@@ -44,7 +45,7 @@ impl PublishEdge {
     /// Serves a stream, whatever carries it. Resolves once it is open.
     pub async fn stream<S>(&self, requests: S) -> Result<Responses, Fault>
     where
-        S: Stream<Item = Result<v1::PublishStreamRequest, Status>> + Unpin + Send + Sync + 'static,
+        S: Stream<Item = Result<v1::PublishStreamRequest, Status>> + Unpin + Send + 'static,
     {
         let responses = open(&self.broker, Scope::Cluster, requests, Share::default()).await?;
         Ok(Box::pin(responses))
@@ -59,7 +60,7 @@ pub(crate) async fn open<S>(
     share: Share,
 ) -> Result<ReceiverStream<Result<v1::PublishStreamResponse, Status>>, Fault>
 where
-    S: Stream<Item = Result<v1::PublishStreamRequest, Status>> + Unpin + Send + Sync + 'static,
+    S: Stream<Item = Result<v1::PublishStreamRequest, Status>> + Unpin + Send + 'static,
 {
     let first = broker.clock().timeout(OPEN_WITHIN, requests.next()).await;
     share.counted();
@@ -107,7 +108,7 @@ impl PublishService for PublishEdge {
         request: Request<Streaming<v1::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let share = request.extensions().get::<Share>().cloned().unwrap_or_default();
-        let opened = open(&self.broker, Scope::Cluster, request.into_inner(), share).await;
+        let opened = open(&self.broker, Scope::Cluster, messages(&request)?, share).await;
         opened.map(|responses| Response::new(Box::pin(responses) as Responses)).map_err(|fault| to_status(&fault))
     }
 }

@@ -53,7 +53,7 @@ struct Admitted {
 
 impl<S> Session<S>
 where
-    S: Stream<Item = Result<v1::PublishStreamRequest, Status>> + Unpin + Send + Sync,
+    S: Stream<Item = Result<v1::PublishStreamRequest, Status>> + Unpin + Send,
 {
     /// Runs until the client ends it, the broker stops, or a request makes no sense. What was sent on is answered first.
     pub(crate) async fn run(self) {
@@ -92,7 +92,7 @@ async fn serve<S>(
     heard: &mut mpsc::Receiver<Answer>,
 ) -> Result<(), Fault>
 where
-    S: Stream<Item = Result<v1::PublishStreamRequest, Status>> + Unpin + Send + Sync,
+    S: Stream<Item = Result<v1::PublishStreamRequest, Status>> + Unpin + Send,
 {
     let tasks = lanes.broker().tasks().clone();
     // What came and waits for room. Answers are heard meanwhile: what they let go of is room.

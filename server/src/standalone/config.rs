@@ -59,8 +59,8 @@ pub struct Config {
     /// The largest message, in bytes, with its key and headers. Batches, entries and frames follow from it (C36). It may be raised
     /// at any time; lowered, larger messages that are stored can't be delivered.
     pub message_bytes_max: usize,
-    /// What the bounds on memory come to that are not set below, in bytes; 0 for half of what its control group lets the process have, or
-    /// a quarter of the machine's memory, at most 1.3 GiB. Copies on their way between processes come on top.
+    /// The memory that the process bounds what it holds to, in bytes, beside about 50 MiB for itself; 0 for half of what its control
+    /// group lets it have, or a quarter of the machine's, at most 1.3 GiB. Single bounds may be set below.
     pub memory_bytes_max: usize,
     /// Seconds that a stop may take to finish what was promised.
     pub drain_seconds: u64,

@@ -16,6 +16,10 @@ const PEEK_ENTRIES_MAX: usize = 256;
 /// How far apart two entries may lie to be read in one transfer.
 const GAP_BYTES_MAX: u64 = 64 << 10;
 
+/// How much of the log may lie between the entries of one answer. A ledger that is written slowly lies scattered among the others, and
+/// an answer that takes long is asked for again, elsewhere.
+const BETWEEN_BYTES_MAX: u64 = 4 << 20;
+
 /// A read to be done. Any thread may: it holds no lock and no part of the store.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReadPlan {
@@ -66,13 +70,15 @@ impl ReadPlan {
             lac: index.stored(read.ledger).lac,
         };
         let mut left = read.bytes_max;
+        let mut between = Between::default();
         let mut here = index.range(read.ledger, read.first, read.last).peekable();
         let mut entry = read.first;
         while plan.count < ANSWERS_MAX {
             let location = here.next_if(|(found, _)| *found == entry).map(|(_, location)| location);
             let body_bytes = location.map_or(0, |location| location.body_bytes as usize);
+            let far = location.is_some_and(|location| between.and(location) > BETWEEN_BYTES_MAX);
             // At least one entry, however large.
-            if plan.count > 0 && body_bytes + ANSWER_BYTES > left {
+            if plan.count > 0 && (body_bytes + ANSWER_BYTES > left || far) {
                 break;
             }
             left = left.saturating_sub(body_bytes + ANSWER_BYTES);
@@ -156,18 +162,41 @@ fn stored(frame: Frame, copies: bool) -> StoredEntry {
     StoredEntry { entry: frame.head.entry, lac: frame.head.lac, body, checksum: frame.head.checksum }
 }
 
+/// What lies between entries, as far as it costs something.
+#[derive(Default)]
+struct Between {
+    bytes: u64,
+    last: Option<Location>,
+}
+
+impl Between {
+    /// With one entry more. What is too far to be read over costs another transfer, about as much as the furthest that is not.
+    fn and(&mut self, next: Location) -> u64 {
+        let gap = |last: Location| {
+            let is_behind = last.file == next.file && next.offset() >= end_of(last);
+            if is_behind { (next.offset() - end_of(last)).min(GAP_BYTES_MAX) } else { GAP_BYTES_MAX }
+        };
+        self.bytes += self.last.map_or(0, gap);
+        self.last = Some(next);
+        self.bytes
+    }
+}
+
+fn end_of(location: Location) -> u64 {
+    location.offset() + u64::from(location.body_bytes)
+}
+
 /// Splits what is wanted into transfers of about `transfer_bytes`.
 fn transfers(found: &[(EntryId, Location)], transfer_bytes: usize) -> Vec<Transfer> {
     let mut transfers: Vec<Transfer> = Vec::new();
     let mut last: Option<(Location, u64)> = None;
     for (_, location) in found {
         let body_bytes = location.body_bytes as usize;
-        let end = |location: &Location| location.offset() + u64::from(location.body_bytes);
         let joins = last.is_some_and(|(before, start)| {
             before.file == location.file
-                && location.offset() >= end(&before)
-                && location.offset() - end(&before) <= GAP_BYTES_MAX
-                && end(location) - start <= transfer_bytes as u64
+                && location.offset() >= end_of(before)
+                && location.offset() - end_of(before) <= GAP_BYTES_MAX
+                && end_of(*location) - start <= transfer_bytes as u64
         });
         match transfers.last_mut().filter(|_| joins) {
             Some(transfer) => {
@@ -199,6 +228,18 @@ mod tests {
         let found = [at(1, 512, 4000), at(1, 1024, 4000), at(1, 100_000, 4000), at(2, 512, 4000)];
         let entries: Vec<_> = transfers(&found, 1 << 20).iter().map(|transfer| transfer.entries).collect();
         assert_eq!(entries, [2, 1, 1]);
+    }
+
+    #[test]
+    fn what_lies_between_entries_counts_up_to_another_transfer() {
+        let mut between = Between::default();
+        let [(_, first), (_, near), (_, far), (_, elsewhere)] =
+            [at(1, 0, 4000), at(1, 1000, 4000), at(1, 1_000_000, 4000), at(2, 0, 4000)];
+        assert_eq!(between.and(first), 0);
+        let gap = near.offset() - end_of(first);
+        assert_eq!(between.and(near), gap);
+        assert_eq!(between.and(far), gap + GAP_BYTES_MAX);
+        assert_eq!(between.and(elsewhere), gap + 2 * GAP_BYTES_MAX);
     }
 
     #[test]

@@ -248,6 +248,34 @@ async fn reads_go_on_beside_the_log_while_it_writes() {
 }
 
 #[tokio::test]
+async fn a_ledger_that_lies_scattered_is_read_a_little_at_a_time() {
+    // An answer read over all that lay between its entries, a hundred times their size: with a hundred readers none came in time, all were
+    // asked for again, and nobody got on.
+    const ENTRIES: u64 = 200;
+    let house = House::new();
+    let life = house.start().await;
+    let bookie = &life.running.bookie;
+    open_in(bookie, [7, 8]).await;
+    for entry in 0..ENTRIES {
+        assert_eq!(bookie.add(add(l(8), entry, body(l(8), entry, 60_000))).await, Ok(()));
+        assert_eq!(bookie.add(add(L, entry, body(L, entry, 50))).await, Ok(()));
+    }
+    let (mut next, mut answers) = (0, 0);
+    while next < ENTRIES {
+        let answer = bookie.read(read(L, next, ENTRIES - 1)).await.expect("known");
+        assert!((1..=ENTRIES / 2).contains(&(answer.entries.len() as u64)), "{} entries in one answer", answer.entries.len());
+        for found in answer.entries {
+            let EntryAnswer::Found(found) = found else { panic!("{found:?}") };
+            assert_eq!((found.entry, found.body), (e(next), body(L, next, 50)));
+            next += 1;
+        }
+        answers += 1;
+    }
+    assert!(answers <= 8, "{answers} answers");
+    life.stop().await;
+}
+
+#[tokio::test]
 async fn a_lac_is_awaited_and_told_as_soon_as_it_moves() {
     let house = House::new();
     let life = house.start().await;

@@ -1,7 +1,7 @@
 //! Reading a range of entries: from any replica, in batches, failing over, hedged, and never past what the reader may see.
 //!
-//! A pure machine. It gives the longest run of entries from the first one on that it could read within the byte budget, or the
-//! error that names the first entry that nobody gave it (T6): entries are never skipped. Bodies are checked against their entry's
+//! A pure machine. It gives a run of entries from the first one on, as long as the byte budget and what one holder gives at a time let
+//! it be, or the error that names the first entry that nobody gave it (T6): entries are never skipped. Bodies are checked against their entry's
 //! checksum (B4); one that does not match is as good as none, and another replica is asked.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -39,7 +39,7 @@ impl Default for ReadConfig {
 pub struct ReadRange {
     /// The first entry.
     pub first: EntryId,
-    /// The last entry, included; fewer may come.
+    /// The last entry, included; fewer may come, though one at least.
     pub last: EntryId,
     /// Stop after this many bytes of bodies, but give at least one entry.
     pub bytes_max: usize,
@@ -323,6 +323,9 @@ impl RangeRead {
             if next == run.first {
                 // An answer without an entry would be asked for for ever.
                 self.again(rest, &holder, NotRead::NoAnswer);
+            } else if run.first == self.first && self.runs.is_empty() && self.open.is_empty() {
+                // As much as the holder gives at a time. Whoever wants more asks for it.
+                self.last = rest.first.previous().unwrap_or(self.last);
             } else {
                 self.runs.push_back(rest);
             }

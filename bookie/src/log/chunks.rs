@@ -16,7 +16,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::files::LogFile;
-use super::place::FileId;
+use super::place::{FileId, Location};
 
 /// Bytes of a chunk.
 pub(crate) const CHUNK_BYTES: usize = 256 << 10;
@@ -36,6 +36,11 @@ impl ChunkId {
     pub(super) const fn holding(file: FileId, from: u64, to: u64) -> Option<Self> {
         let number = from / CHUNK_BYTES as u64;
         if to <= (number + 1) * CHUNK_BYTES as u64 { Some(Self { file, number }) } else { None }
+    }
+
+    /// The chunk in which an entry begins.
+    pub(super) const fn of(location: Location) -> Self {
+        Self { file: location.file, number: location.offset() / CHUNK_BYTES as u64 }
     }
 
     /// Where in its file it begins.

@@ -18,6 +18,8 @@ use super::place::Location;
 const GAP_BYTES_MAX: u64 = 64 << 10;
 /// How large a part of a chunk comes with all of it: what is larger is read by itself.
 const CHUNK_SHARE_MAX: u64 = CHUNK_BYTES as u64 / 4;
+/// Of a transfer that is less than this part of what it reads over, the chunks are asked for instead: others want what lies between.
+const SPARSE_PART: u64 = 4;
 /// Transfer buffers that are kept for use again.
 const IDLE_BUFFERS: usize = 16;
 
@@ -29,6 +31,9 @@ pub struct Reader {
     chunks: Arc<Chunks>,
     read_bytes: usize,
 }
+
+/// An entry, and where it is.
+type Wanted = (EntryId, Location);
 
 /// One answer: the frame, or why not.
 type Answer = Result<Frame, ReadError>;
@@ -66,8 +71,9 @@ impl Reader {
     }
 
     /// Several entries of a ledger, one answer each. Those that lie next to each other come in transfers of about 1 MiB, whose
-    /// memory the bodies share. The caller bounds the sum of their bytes.
-    pub fn read_many(&self, ledger: LedgerId, wanted: &[(EntryId, Location)]) -> Vec<Answer> {
+    /// memory the bodies share; those that lie scattered among others come by chunks. The caller bounds the sum of their bytes, and of
+    /// what lies between.
+    pub fn read_many(&self, ledger: LedgerId, wanted: &[Wanted]) -> Vec<Answer> {
         let mut answers = Vec::with_capacity(wanted.len());
         let mut rest = wanted;
         while let Some((_, first)) = rest.first() {
@@ -91,16 +97,20 @@ impl Reader {
                 answers.extend(run.iter().map(|(_, location)| Err(ReadError::Moved(*location))));
                 continue;
             };
-            match self.in_chunk(&file, ledger, run) {
-                Some(frames) => answers.extend(frames.into_iter().map(Ok)),
-                None => self.transfer(&file, ledger, run, &mut answers),
+            let is_sparse = bytes_of(run) * SPARSE_PART < end - first.offset();
+            let of_a_chunk = |a: &Wanted, b: &Wanted| !is_sparse || ChunkId::of(a.1) == ChunkId::of(b.1);
+            for part in run.chunk_by(of_a_chunk) {
+                match self.in_chunk(&file, ledger, part) {
+                    Some(frames) => answers.extend(frames.into_iter().map(Ok)),
+                    None => self.transfer(&file, ledger, part, &mut answers),
+                }
             }
         }
         answers
     }
 
     /// Reads frames that lie close to each other at once.
-    fn transfer(&self, file: &Arc<LogFile>, ledger: LedgerId, run: &[(EntryId, Location)], answers: &mut Vec<Answer>) {
+    fn transfer(&self, file: &Arc<LogFile>, ledger: LedgerId, run: &[Wanted], answers: &mut Vec<Answer>) {
         let (first, last) = (run[0].1, run[run.len() - 1].1);
         let block = BLOCK_BYTES as u64;
         let start = first.offset() / block * block;
@@ -126,14 +136,14 @@ impl Reader {
     }
 
     /// Frames that lie in one chunk and are a small part of it, if others were asked for there.
-    fn in_chunk(&self, file: &LogFile, ledger: LedgerId, run: &[(EntryId, Location)]) -> Option<Vec<Frame>> {
+    fn in_chunk(&self, file: &LogFile, ledger: LedgerId, run: &[Wanted]) -> Option<Vec<Frame>> {
         let (first, last) = (run[0].1, run[run.len() - 1].1);
         let chunk = ChunkId::holding(first.file, first.offset(), end_of(last))?;
-        if end_of(last) - first.offset() > CHUNK_SHARE_MAX {
+        if bytes_of(run) > CHUNK_SHARE_MAX {
             return None;
         }
         let bytes = self.chunks.get(chunk, file)?;
-        let frame = |(entry, location): &(EntryId, Location)| decode(file, &bytes, chunk.start(), ledger, *entry, *location);
+        let frame = |(entry, location): &Wanted| decode(file, &bytes, chunk.start(), ledger, *entry, *location);
         let frames: Option<Vec<Frame>> = run.iter().map(frame).collect();
         if frames.is_none() {
             self.chunks.forget(chunk);
@@ -148,6 +158,11 @@ impl Reader {
             _ => ReadError::Moved(location),
         }
     }
+}
+
+/// What all of these take in the log.
+fn bytes_of(run: &[Wanted]) -> u64 {
+    run.iter().map(|(_, location)| end_of(*location) - location.offset()).sum()
 }
 
 fn end_of(location: Location) -> u64 {

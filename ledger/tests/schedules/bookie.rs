@@ -47,6 +47,8 @@ pub(crate) struct Bookie {
     pub(crate) lac: Option<EntryId>,
     pub(crate) torn: bool,
     pub(crate) rotten: BTreeSet<EntryId>,
+    /// How many entries it gives at a time, if not all.
+    pub(crate) gives_max: Option<usize>,
     /// What it answers every add of the writer with.
     pub(crate) refuses: Option<Refusal>,
     /// The planted bug's other half: a bookie that heeds the LAC of recovery adds.
@@ -122,7 +124,8 @@ impl Bookie {
         let mut entries = Vec::new();
         let mut bytes = 0;
         let last = self.entries.last_key_value().map(|(entry, _)| *entry);
-        for entry in (read.first.get()..=read.last.get()).map(EntryId::new) {
+        let gives = self.gives_max.unwrap_or(usize::MAX);
+        for entry in (read.first.get()..=read.last.get()).map(EntryId::new).take(gives) {
             entries.push(match self.entries.get(&entry) {
                 _ if self.rotten.contains(&entry) => EntryAnswer::Missing(entry, Missing::Unknown),
                 Some(stored) => {

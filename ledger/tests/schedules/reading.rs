@@ -147,6 +147,20 @@ fn a_byte_budget_bounds_an_answer_but_never_below_one_entry() {
 }
 
 #[test]
+fn what_a_holder_gives_at_a_time_is_enough() {
+    for seed in 0..10 {
+        let mut world = closed();
+        for number in 0..3 {
+            world.at(number).gives_max = Some(7);
+        }
+        let mut reading = begin(&world, range(2, 19), seed);
+        reading.run(&mut world);
+        assert_eq!(reading.sent.len(), 1, "nobody is asked for the rest");
+        assert_eq!(ids(reading.notices[0].as_ref().unwrap()), (2..9).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_slow_replica_is_hedged() {
     for seed in 0..10 {
         let mut world = closed();

@@ -3,41 +3,23 @@
 use std::fs;
 use std::path::PathBuf;
 
-use alluvium_proto::v1::{self, read_request, read_response};
+use alluvium_proto::v1;
 use alluvium_tests::{Options, Server};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
-use crate::wire::{LIMIT, consumer, create_topic, earliest, hello, message, publish_messages};
+use crate::wire::{PLENTY, Reading, create_topic, message, publish_messages};
 
 const TOPIC: &str = "public/default/t";
 
 /// How many messages a reader is given, and the runs that it is told are lost; to the end.
 async fn read(server: &Server) -> (u64, Vec<(u64, u64)>) {
-    let open = v1::ReadOpen {
-        hello: hello(),
-        topic: TOPIC.to_owned(),
-        start: earliest(),
-        credit: Some(v1::Credit { messages: 1 << 30, bytes: 1 << 38 }),
-        stop_at_end: true,
-        ..v1::ReadOpen::default()
+    let (mut all, mut faults) = (Vec::new(), Vec::new());
+    Reading::open(server, TOPIC, Some(PLENTY)).await.read_on(&mut all, &mut faults).await;
+    let lost = |fault: v1::DeliveryFault| {
+        assert_eq!(fault.fault.expect("why").reason, "MESSAGES_UNREADABLE");
+        let run = fault.offsets.expect("the offsets are named");
+        (run.first, run.last)
     };
-    let (requests, rx) = mpsc::channel(1);
-    requests.send(v1::ReadRequest { request: Some(read_request::Request::Open(open)) }).await.expect("room for one");
-    let mut responses = consumer(server).await.read(ReceiverStream::new(rx)).await.expect("readable").into_inner();
-    let (mut messages, mut lost) = (0, Vec::new());
-    while let Some(response) = tokio::time::timeout(LIMIT, responses.message()).await.expect("it goes on").expect("it lives") {
-        match response.response.expect("one of them") {
-            read_response::Response::Opened(_) => {}
-            read_response::Response::Delivery(delivery) => messages += delivery.messages.len() as u64,
-            read_response::Response::Fault(fault) => {
-                assert_eq!(fault.fault.expect("why").reason, "MESSAGES_UNREADABLE");
-                let run = fault.offsets.expect("the offsets are named");
-                lost.push((run.first, run.last));
-            }
-        }
-    }
-    (messages, lost)
+    (all.len() as u64, faults.into_iter().map(lost).collect())
 }
 
 #[tokio::test]

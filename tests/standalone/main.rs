@@ -13,6 +13,7 @@ mod lifecycle;
 mod lost_file;
 mod quorum;
 mod rates;
+mod reading;
 mod readme;
 mod retention;
 mod subscriptions;

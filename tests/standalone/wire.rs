@@ -10,7 +10,7 @@ use alluvium_proto::v1::topic_service_client::TopicServiceClient;
 use alluvium_proto::v1::{
     self, Batch, CreateTopicRequest, Hello, Message, MessageId, Position, PublishBatch, PublishClaim, PublishOpen,
     PublishReceipt, PublishRequest, PublishStreamRequest, PublishStreamResponse, position, publish_stream_request,
-    publish_stream_response,
+    publish_stream_response, read_request, read_response,
 };
 use alluvium_tests::Server;
 use alluvium_types::batch::Codec;
@@ -77,30 +77,57 @@ pub(crate) async fn subscriptions(server: &Server) -> SubscriptionServiceClient<
 
 /// Everything that a topic keeps, by a reader: (partition, offset, payload), in order of arrival.
 pub(crate) async fn read_all(server: &Server, topic: &str) -> Vec<(u32, u64, Bytes)> {
-    let open = v1::ReadOpen {
-        hello: hello(),
-        topic: topic.to_owned(),
-        start: earliest(),
-        credit: Some(v1::Credit { messages: 1 << 30, bytes: 1 << 38 }),
-        stop_at_end: true,
-        ..v1::ReadOpen::default()
-    };
-    let (requests, rx) = mpsc::channel(1);
-    requests.send(v1::ReadRequest { request: Some(v1::read_request::Request::Open(open)) }).await.expect("room for one");
-    let mut responses = consumer(server).await.read(ReceiverStream::new(rx)).await.expect("readable").into_inner();
-    let mut all = Vec::new();
-    while let Some(response) = responses.message().await.expect("the stream ends by itself") {
-        match response.response.expect("one of them") {
-            v1::read_response::Response::Opened(_) => {}
-            v1::read_response::Response::Delivery(delivery) => {
-                for m in delivery.messages {
-                    all.push((delivery.partition, m.offset, m.message.expect("present").payload));
-                }
-            }
-            v1::read_response::Response::Fault(fault) => panic!("{fault:?}"),
-        }
-    }
+    let mut reading = Reading::open(server, topic, Some(PLENTY)).await;
+    let (mut all, mut faults) = (Vec::new(), Vec::new());
+    reading.read_on(&mut all, &mut faults).await;
+    assert_eq!(faults, []);
     all
+}
+
+/// More credit than any test uses.
+pub(crate) const PLENTY: v1::Credit = v1::Credit { messages: 1 << 30, bytes: 1 << 38 };
+
+/// A reader's stream from the earliest message to what is the end when it is opened.
+pub(crate) struct Reading {
+    requests: mpsc::Sender<v1::ReadRequest>,
+    responses: Streaming<v1::ReadResponse>,
+}
+
+impl Reading {
+    pub(crate) async fn open(server: &Server, topic: &str, credit: Option<v1::Credit>) -> Self {
+        let topic = topic.to_owned();
+        let open = v1::ReadOpen { hello: hello(), topic, start: earliest(), credit, stop_at_end: true, ..Default::default() };
+        let (requests, rx) = mpsc::channel(16);
+        requests.send(v1::ReadRequest { request: Some(read_request::Request::Open(open)) }).await.expect("room for one");
+        let mut responses = consumer(server).await.read(ReceiverStream::new(rx)).await.expect("readable").into_inner();
+        let first = responses.message().await.expect("it lives").expect("an answer").response;
+        assert!(matches!(first, Some(read_response::Response::Opened(_))), "{first:?}");
+        Self { requests, responses }
+    }
+
+    pub(crate) async fn grant(&self, credit: v1::Credit) {
+        let request = v1::ReadRequest { request: Some(read_request::Request::Credit(credit)) };
+        self.requests.send(request).await.expect("the stream lives");
+    }
+
+    /// One response: its messages, or its fault, if it doesn't end.
+    pub(crate) async fn next(&mut self, all: &mut Vec<(u32, u64, Bytes)>, faults: &mut Vec<v1::DeliveryFault>) -> bool {
+        let response = tokio::time::timeout(LIMIT, self.responses.message()).await.expect("it goes on").expect("it lives");
+        let Some(response) = response else { return false };
+        match response.response.expect("one of them") {
+            read_response::Response::Opened(_) => panic!("a stream is opened once"),
+            read_response::Response::Delivery(delivery) => {
+                let payload = |m: v1::DeliveredMessage| m.message.expect("present").payload;
+                all.extend(delivery.messages.into_iter().map(|m| (delivery.partition, m.offset, payload(m))));
+            }
+            read_response::Response::Fault(fault) => faults.push(fault),
+        }
+        true
+    }
+
+    pub(crate) async fn read_on(&mut self, all: &mut Vec<(u32, u64, Bytes)>, faults: &mut Vec<v1::DeliveryFault>) {
+        while self.next(all, faults).await {}
+    }
 }
 
 /// A publish stream.

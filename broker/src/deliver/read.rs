@@ -268,7 +268,10 @@ impl<S: Stream<Item = Result<Ask<v1::ReadRequest>, Status>> + Unpin + Send> Sess
         let delivery = Delivery { entry: entry.clone(), span, attempt: 1, taken: used };
         work.account.take(used);
         place.next = span.end;
-        if span.end >= end {
+        if place.is_complete() {
+            // What was published since it was opened lies beyond its end.
+            place.entries.clear();
+        } else if span.end >= end {
             place.entries.pop_front();
         }
         work.served_last = Some(index);

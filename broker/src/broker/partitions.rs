@@ -25,7 +25,7 @@ use super::context::{Context, Session};
 use crate::error::{OpenError, chain};
 use crate::mutation::Mutation;
 use crate::ownership::Claim;
-use crate::topic::handle::moved;
+use crate::topic::handle::{is_moved, moved};
 use crate::topic::lease::DispatchLease;
 use crate::topic::owner::PartitionPolicy;
 use crate::topic::takeover::take_over;
@@ -149,12 +149,15 @@ impl Opener {
             return Err(Fault::invalid("partition", "PARTITION_NOT_FOUND", text));
         }
         let wait = async {
+            let mut may_be_stale = true;
             loop {
-                let place = self.place(id, topic, &name);
+                let (place, has_begun) = self.place(id, topic, &name);
                 match place {
                     Place::Open(handle) if handle.is_closing() => handle.over().await,
                     Place::Open(handle) => return Ok(handle),
                     Place::Opening(mut opening) => match opening.wait_for(Option::is_some).await.as_deref() {
+                        // It may rest on what was so before this was asked: an owner that has let go since. Looked at once more.
+                        Ok(Some(Err(fault))) if !has_begun && may_be_stale && is_moved(fault.reason) => may_be_stale = false,
                         Ok(Some(opened)) => return opened.clone(),
                         Ok(None) | Err(_) => return Err(moved(&name)),
                     },
@@ -171,12 +174,12 @@ impl Opener {
         }
     }
 
-    /// What there is of the partition; begins to open it if there is nothing.
-    fn place(&self, id: PartitionId, topic: &TopicInfo, name: &PartitionName) -> Place {
+    /// What there is of the partition; begins to open it if there is nothing, and says whether it did.
+    fn place(&self, id: PartitionId, topic: &TopicInfo, name: &PartitionName) -> (Place, bool) {
         let mut places = self.partitions.places.lock();
         match places.get(&id) {
             Some(Place::Open(handle)) if handle.is_over() => {}
-            Some(place) => return place.clone(),
+            Some(place) => return (place.clone(), false),
             None => {}
         }
         let (done, opening) = watch::channel(None);
@@ -197,7 +200,7 @@ impl Opener {
             drop(seat);
             Ok::<(), std::convert::Infallible>(())
         });
-        place
+        (place, true)
     }
 
     /// Takes a partition that is over out of the map.

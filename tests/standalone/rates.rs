@@ -107,7 +107,7 @@ impl Stub {
                 next += u64::from(batch.count);
                 credit -= u64::from(batch.count);
                 let batch = v1::DeliveredBatch { first_offset, attempt: 1, batch: Some(batch.clone()), ..Default::default() };
-                let delivery = v1::Delivery { batch: Some(batch), ..Default::default() };
+                let delivery = v1::Delivery { batches: vec![batch], ..Default::default() };
                 answers.send(say(subscribed::Response::Delivery(delivery))).await.ok()?;
             }
             match requests.message().await.ok()??.request? {

@@ -18,6 +18,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
 use tonic::Status;
 
+use super::bundle::Bundle;
 use super::line::{Ask, Say};
 use super::membership::{Joiner, Membership, ReadDone, Spans};
 use super::outbox::{Hold, Outbox, paused};
@@ -381,23 +382,42 @@ impl<S: Stream<Item = Result<Ask<v1::SubscribeRequest>, Status>> + Unpin + Send>
             self.outbox.send(Say::Wanted(self.membership.mailbox.account().granted()), Hold::default());
             return None;
         }
-        let step = work.parcels.front_mut().filter(|_| may_dispatch)?.next(|bytes| self.membership.mailbox.take_more(bytes));
-        if let Step::NeedsRoom(bytes) = step {
-            return Some(bytes);
+        if may_dispatch { self.deliver(work) } else { None }
+    }
+
+    /// Sends what is next, together with what goes with it.
+    fn deliver(&self, work: &mut Work) -> Option<usize> {
+        let mailbox = &self.membership.mailbox;
+        let mut response = Bundle::default();
+        let partition = work.parcels.front().map(Parcel::partition)?;
+        let needs_room = loop {
+            // Of this partition it was looked at whether it may be dispatched.
+            let parcel = work.parcels.front_mut().filter(|parcel| parcel.partition() == partition);
+            match parcel.map(|parcel| parcel.next(&mut response, |bytes| mailbox.take_more(bytes))) {
+                Some(Step::NeedsRoom(bytes)) => break Some(bytes),
+                None | Some(Step::Full) => break None,
+                Some(step @ Step::NeedsCredit) => {
+                    self.step(work, step);
+                    break None;
+                }
+                Some(step) => self.step(work, step),
+            }
+        };
+        if !response.is_empty() {
+            let (delivery, hold) = response.finish();
+            let hold = hold.dispatched(&self.membership.partitions[&partition], self.membership.joiner.kind);
+            self.say(Response::Delivery(delivery), hold);
         }
-        self.step(work, step);
-        None
+        needs_room
     }
 
     fn step(&self, work: &mut Work, step: Step) {
         let Some(partition) = work.parcels.front().map(Parcel::partition) else { return };
         match step {
-            Step::Send { response: delivery, messages, bytes, hold } => {
+            Step::Added { messages, bytes } => {
                 self.around.metrics.messages.inc_by(messages);
                 self.around.metrics.bytes.inc_by(bytes);
                 self.membership.mailbox.sent(messages);
-                let hold = hold.dispatched(&self.membership.partitions[&partition], self.membership.joiner.kind);
-                self.say(Response::Delivery(delivery), hold);
             }
             Step::Undeliverable { span, producer, error, unused } => {
                 let handle = &self.membership.partitions[&partition];
@@ -417,7 +437,7 @@ impl<S: Stream<Item = Result<Ask<v1::SubscribeRequest>, Status>> + Unpin + Send>
                 work.decoded = parcel.into_decoded().filter(|_| self.around.budget.held() < self.around.budget.total() / 2);
             }
             Step::NeedsCredit => work.waits_for_credit = true,
-            Step::NeedsRoom(_) => {}
+            Step::NeedsRoom(_) | Step::Full => {}
         }
     }
 
@@ -694,11 +714,12 @@ mod tests {
     async fn c38_m4_what_was_queued_for_the_transport_is_not_taken_once_the_lease_is_over() {
         let mut world = World::new().await;
         let mut session = world.session.take().expect("there");
-        world.deliver(0);
-        world.deliver(1);
         let mut work = Work::default();
         let mut served = pin!(session.serve(&mut work));
-        assert!(settle(served.as_mut()).await.is_none());
+        for offset in 0..2 {
+            world.deliver(offset);
+            assert!(settle(served.as_mut()).await.is_none());
+        }
         assert_eq!(world.metrics.messages.get(), 2);
         let first = response_of(world.responses.next().await.expect("open").expect("no fault"));
         assert!(matches!(first, Some(Response::Delivery(_))));

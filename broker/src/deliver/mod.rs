@@ -6,8 +6,9 @@
 //! until the transport has taken it (Q6); a client that doesn't read is sent nothing more.
 //!
 //! Read in this order: `service` (the calls), `request` (what they ask, checked), `relay` (a client's stream over all owners of its
-//! partitions; `line` is between it and those, `forwarded` its end at another broker), `membership` (a consumer's place), `consume` (a subscription's stream), `parcel` (a delivery as responses), `outbox` (to the transport), `pull` and `settle` (the unary twins), `read` (without a cursor).
+//! partitions; `line` is between it and those, `forwarded` its end at another broker), `membership` (a consumer's place), `consume` (a subscription's stream), `parcel` and `bundle` (deliveries as responses), `outbox` (to the transport), `pull` and `settle` (the unary twins), `read` (without a cursor).
 
+mod bundle;
 mod consume;
 pub(crate) mod forwarded;
 mod growth;

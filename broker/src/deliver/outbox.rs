@@ -27,8 +27,8 @@ const LAST_WORD: std::time::Duration = std::time::Duration::from_secs(1);
 pub(crate) struct Hold {
     /// Handed over only while messages of this partition may be, to subscriptions of this kind.
     dispatched: Option<(PartitionHandle, SubscriptionKind)>,
-    _entry: Option<LoadedEntry>,
-    _inflated: Option<Arc<BytesHeld>>,
+    entries: Vec<LoadedEntry>,
+    inflated: Vec<Arc<BytesHeld>>,
     /// Handed over only while the broker that sent it lives by its session, and this one may dispatch: what came before either was
     /// paused may have been delivered elsewhere since.
     elsewhere: Option<(Peer, DispatchLease, SubscriptionKind)>,
@@ -36,14 +36,10 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    /// Of an entry whose bytes are sent.
-    pub(super) fn entry(entry: &LoadedEntry) -> Self {
-        Self { _entry: Some(entry.clone()), ..Self::default() }
-    }
-
-    /// Of decoded messages.
-    pub(super) fn decoded(entry: &LoadedEntry, inflated: Arc<BytesHeld>) -> Self {
-        Self { _entry: Some(entry.clone()), _inflated: Some(inflated), ..Self::default() }
+    /// Holds an entry as well whose bytes are sent, and what messages of it take that were decoded.
+    pub(super) fn keep(&mut self, entry: &LoadedEntry, inflated: Option<&Arc<BytesHeld>>) {
+        self.entries.push(entry.clone());
+        self.inflated.extend(inflated.cloned());
     }
 
     /// Of messages that another broker sent.

@@ -10,12 +10,10 @@ use alluvium_types::ids::{EntryId, LedgerId, Offset, PartitionIndex};
 use alluvium_types::names::ProducerName;
 use prost::Message as _;
 
-use super::outbox::Hold;
+use super::bundle::Bundle;
 use crate::subscription::{Delivery, Grant, Span};
 use crate::topic::PlacedBatch;
 
-/// Decoded messages are sent in responses of about this size.
-const RESPONSE_BYTES: u64 = 128 << 10;
 /// What a decoded message takes beside its own bytes.
 const MESSAGE_OVERHEAD_BYTES: usize = 160;
 
@@ -54,8 +52,10 @@ pub(super) struct Parcel {
 /// What is to be done about a parcel next.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// Send this.
-    Send { response: v1::Delivery, messages: u64, bytes: u64, hold: Hold },
+    /// Go on: so much was added to the response.
+    Added { messages: u64, bytes: u64 },
+    /// Send the response first: nothing more of this fits in.
+    Full,
     /// All messages of a batch can't be decoded, also those that are not part of this delivery: report them. They cost nothing,
     /// and `unused` credit goes back.
     Undeliverable { span: Span, producer: Option<ProducerName>, error: BatchError, unused: Grant },
@@ -100,19 +100,22 @@ impl Parcel {
         self.delivery.taken
     }
 
-    /// The next thing to do. `more` takes so many bytes more from the credit, if that much is left.
-    pub(super) fn next(&mut self, more: impl FnMut(u64) -> bool) -> Step {
+    /// Adds to the response what it can, and says what to do next. `more` takes so many bytes more from the credit, if that much is left.
+    pub(super) fn next(&mut self, response: &mut Bundle, more: impl FnMut(u64) -> bool) -> Step {
         if self.unsent().is_empty() {
             return Step::Done(Grant { messages: 0, bytes: std::mem::take(&mut self.paid) });
         }
+        if !response.is_open_to(self.partition) {
+            return Step::Full;
+        }
         let place = self.delivery.entry.place();
         if let Some(decoded) = self.decoded.clone().filter(|d| d.place == place && d.whole.contains(self.at)) {
-            return self.send_decoded(&decoded, more);
+            return self.add_decoded(&decoded, response, more);
         }
         let batch = self.batch();
         let due = Span::new(batch.first_offset, batch.end_offset()).within(self.unsent());
         if self.format == Format::Batches && due.count() == u64::from(batch.descriptor.header.count) {
-            return self.send_batch(due);
+            return self.add_batch(due, response);
         }
         let header = &batch.descriptor.header;
         Step::NeedsRoom(header.inflated_bytes as usize + header.count as usize * MESSAGE_OVERHEAD_BYTES)
@@ -154,53 +157,60 @@ impl Parcel {
         found.expect("a delivery lies within its entry")
     }
 
-    fn send_batch(&mut self, due: Span) -> Step {
+    fn add_batch(&mut self, due: Span, response: &mut Bundle) -> Step {
         let batch = self.batch();
-        let header = batch.descriptor.header;
+        let (header, blob) = (&batch.descriptor.header, batch.blob);
+        if !response.takes_batch(blob.len()) {
+            return Step::Full;
+        }
         let delivered = v1::DeliveredBatch {
             first_offset: due.first.get(),
             server_time_ms: self.delivery.entry.server_time().as_millis(),
             attempt: self.delivery.attempt,
-            batch: Some(to_wire(&header, batch.descriptor.checksum, batch.blob.clone())),
+            batch: Some(to_wire(header, batch.descriptor.checksum, blob.clone())),
         };
         let bytes = u64::from(header.inflated_bytes);
+        response.add_batch(self.partition, delivered, blob.len());
+        response.keep(&self.delivery.entry, None);
         self.paid = self.paid.saturating_sub(bytes);
         self.at = due.end;
-        let response = v1::Delivery { partition: self.partition.get(), messages: Vec::new(), batch: Some(delivered) };
-        Step::Send { response, messages: due.count(), bytes, hold: Hold::entry(&self.delivery.entry) }
+        Step::Added { messages: due.count(), bytes }
     }
 
-    fn send_decoded(&mut self, decoded: &Decoded, mut more: impl FnMut(u64) -> bool) -> Step {
+    fn add_decoded(&mut self, decoded: &Decoded, response: &mut Bundle, mut more: impl FnMut(u64) -> bool) -> Step {
         let due = decoded.whole.within(self.unsent());
         let skipped = usize::try_from(decoded.whole.first.distance_to(due.first)).unwrap_or(usize::MAX);
         let wanted = usize::try_from(due.count()).unwrap_or(usize::MAX);
-        let (mut messages, mut sent) = (Vec::new(), 0_u64);
+        let (mut messages, mut sent, mut is_full) = (0, 0, false);
         for message in decoded.messages.iter().skip(skipped).take(wanted) {
-            let bytes = message.encoded_len() as u64;
-            if !messages.is_empty() && sent + bytes > RESPONSE_BYTES {
+            let bytes = message.encoded_len();
+            is_full = !response.takes_message(bytes);
+            if is_full {
                 break;
             }
-            let short = bytes.saturating_sub(self.paid);
+            let short = (bytes as u64).saturating_sub(self.paid);
             if short > 0 && !more(short) {
                 break;
             }
-            self.paid = self.paid.saturating_sub(bytes);
-            sent += bytes;
-            messages.push(v1::DeliveredMessage {
+            self.paid = self.paid.saturating_sub(bytes as u64);
+            (messages, sent) = (messages + 1, sent + bytes as u64);
+            let delivered = v1::DeliveredMessage {
                 offset: self.at.get(),
                 message: Some(message.clone()),
                 server_time_ms: self.delivery.entry.server_time().as_millis(),
                 attempt: self.delivery.attempt,
-            });
+            };
+            response.add_message(self.partition, delivered, bytes);
             self.at = self.at.next();
         }
-        if messages.is_empty() {
-            return Step::NeedsCredit;
+        if messages > 0 {
+            response.keep(&self.delivery.entry, Some(&decoded.held));
+            Step::Added { messages, bytes: sent }
+        } else if is_full {
+            Step::Full
+        } else {
+            Step::NeedsCredit
         }
-        let hold = Hold::decoded(&self.delivery.entry, Arc::clone(&decoded.held));
-        let count = messages.len() as u64;
-        let response = v1::Delivery { partition: self.partition.get(), messages, batch: None };
-        Step::Send { response, messages: count, bytes: sent, hold }
     }
 }
 
@@ -252,8 +262,9 @@ mod tests {
     fn all(parcel: &mut Parcel) -> (Vec<v1::Delivery>, Vec<(Span, &'static str)>, Grant) {
         let budget = ByteBudget::new(1 << 20);
         let (mut sent, mut faults, mut unused) = (Vec::new(), Vec::new(), Grant::default());
+        let mut response = Bundle::default();
         loop {
-            let mut step = parcel.next(|_| true);
+            let mut step = parcel.next(&mut response, |_| true);
             if let Step::NeedsRoom(bytes) = step {
                 match parcel.inflate(budget.try_take(bytes).expect("free")) {
                     None => continue,
@@ -261,7 +272,8 @@ mod tests {
                 }
             }
             match step {
-                Step::Send { response, .. } => sent.push(response),
+                Step::Added { .. } => {}
+                Step::Full => sent.push(std::mem::take(&mut response).finish().0),
                 Step::Undeliverable { span, error, unused: back, producer } => {
                     assert_eq!(producer.map(|p| p.to_string()).as_deref(), Some("alice"));
                     unused.messages += back.messages;
@@ -269,6 +281,7 @@ mod tests {
                 }
                 Step::Done(back) => {
                     unused.bytes += back.bytes;
+                    sent.extend((!response.is_empty()).then(|| response.finish().0));
                     return (sent, faults, unused);
                 }
                 Step::NeedsRoom(_) | Step::NeedsCredit => unreachable!("handled above, or granted"),
@@ -286,9 +299,10 @@ mod tests {
         let (sent, faults, _) = all(&mut parcel(entry, 101, 109, 10_000, Format::Batches));
         assert!(faults.is_empty());
         assert_eq!(offsets(&sent), [101, 102], "the first batch lacks a message");
-        let batches: Vec<u64> = sent.iter().filter_map(|r| r.batch.as_ref()).map(|b| b.first_offset).collect();
+        assert_eq!(sent.len(), 2, "what is whole goes together, and not with what is not");
+        let batches: Vec<u64> = sent[1].batches.iter().map(|b| b.first_offset).collect();
         assert_eq!(batches, [103, 106]);
-        let batch = sent[1].batch.as_ref().and_then(|b| b.batch.clone()).expect("a batch");
+        let batch = sent[1].batches[0].batch.clone().expect("a batch");
         assert!(alluvium_proto::batch::check(&batch, alluvium_types::limits::Limits::default()).is_ok(), "checksum and all");
     }
 
@@ -328,21 +342,56 @@ mod tests {
         let span = Span::new(Offset::new(101), Offset::new(103));
         let delivery = Delivery { entry, span, attempt: 1, taken };
         let mut second = Parcel::new(PartitionIndex::new(2), delivery, Format::Messages, first.into_decoded());
-        assert!(matches!(second.next(|_| true), Step::Send { messages: 2, .. }), "without room for decoding");
+        let step = second.next(&mut Bundle::default(), |_| true);
+        assert!(matches!(step, Step::Added { messages: 2, .. }), "without room for decoding");
         assert!(second.into_decoded().is_none(), "all of it was sent");
     }
 
     #[test]
     fn a_message_larger_than_what_was_taken_waits_for_credit() {
         let mut parcel = parcel(entry(Codec::None, 1, |_, _| {}), 100, 103, 60, Format::Messages);
-        let Step::NeedsRoom(bytes) = parcel.next(|_| false) else { panic!("it is decoded first") };
+        let mut response = Bundle::default();
+        let Step::NeedsRoom(bytes) = parcel.next(&mut response, |_| false) else { panic!("it is decoded first") };
         assert!(parcel.inflate(ByteBudget::new(1 << 20).try_take(bytes).expect("free")).is_none());
-        let Step::Send { messages, .. } = parcel.next(|_| false) else { panic!("the first one fits") };
+        let Step::Added { messages, .. } = parcel.next(&mut response, |_| false) else { panic!("the first one fits") };
         assert_eq!(messages, 1);
-        assert!(matches!(parcel.next(|_| false), Step::NeedsCredit));
+        assert!(matches!(parcel.next(&mut response, |_| false), Step::NeedsCredit));
         assert_eq!(parcel.unsent(), Span::new(Offset::new(101), Offset::new(103)));
-        let Step::Send { messages, .. } = parcel.next(|_| true) else { panic!("credit came") };
+        let Step::Added { messages, .. } = parcel.next(&mut response, |_| true) else { panic!("credit came") };
         assert_eq!(messages, 2);
-        assert!(matches!(parcel.next(|_| false), Step::Done(_)));
+        assert!(matches!(parcel.next(&mut response, |_| false), Step::Done(_)));
+    }
+
+    #[test]
+    fn small_deliveries_of_a_partition_go_out_together_and_large_ones_alone() {
+        let small = || parcel(entry(Codec::None, 2, |_, _| {}), 100, 106, 10_000, Format::Batches);
+        let mut response = Bundle::default();
+        for _ in 0..3 {
+            let mut parcel = small();
+            assert!(matches!(parcel.next(&mut response, |_| false), Step::Added { messages: 3, .. }));
+            assert!(matches!(parcel.next(&mut response, |_| false), Step::Added { messages: 3, .. }));
+            assert!(matches!(parcel.next(&mut response, |_| false), Step::Done(_)));
+        }
+        let mut other = Parcel { partition: PartitionIndex::new(3), ..small() };
+        assert!(matches!(other.next(&mut response, |_| false), Step::Full), "of another partition");
+        let large = || {
+            let mut builder = BatchBuilder::with_capacity(0);
+            builder.push(&v1::Message { payload: Bytes::from(vec![1; 200 << 10]), ..Default::default() });
+            let batch = builder.finish(Codec::None, 0, Timestamp::from_millis(1));
+            let header = BatchHeader { count: 1, inflated_bytes: batch.inflated_bytes, ..BatchHeader::default() };
+            let blob_bytes = batch.inflated_bytes;
+            let batches = vec![BatchDescriptor { header, checksum: Crc32c::EMPTY, blob_bytes, producer: None }];
+            let header = EntryHeader { first_offset: Offset::new(100), server_time: Timestamp::from_millis(7), batches };
+            LoadedEntry::of_parts((LedgerId::new(1), EntryId::new(0)), header, &batch.blob, None)
+        };
+        let mut next = parcel(large(), 100, 101, 1 << 20, Format::Batches);
+        assert!(matches!(next.next(&mut response, |_| false), Step::Full));
+        let (delivery, _) = std::mem::take(&mut response).finish();
+        assert_eq!((delivery.partition, delivery.batches.len()), (2, 6));
+        assert!(
+            matches!(next.next(&mut response, |_| false), Step::Added { messages: 1, .. }),
+            "the first is let in, however large"
+        );
+        assert!(matches!(small().next(&mut response, |_| false), Step::Full));
     }
 }

@@ -14,6 +14,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tonic::Status;
 
+use super::bundle::Bundle;
 use super::consume::{log_undeliverable, problem};
 use super::membership::{Joiner, Membership, ReadDone, Spans};
 use super::outbox::{Hold, paused};
@@ -271,7 +272,11 @@ async fn open(edge: &ConsumeEdge, membership: &Membership, taken: &mut Taken, mu
     let handle = &membership.partitions[&partition];
     loop {
         let may_dispatch = membership.may_dispatch(partition);
-        let mut step = if may_dispatch { parcel.next(|bytes| mailbox.take_more(bytes)) } else { Step::NeedsCredit };
+        let mut response = Bundle::default();
+        let mut step = match may_dispatch {
+            true => parcel.next(&mut response, |bytes| mailbox.take_more(bytes)),
+            false => Step::NeedsCredit,
+        };
         if let Step::NeedsRoom(bytes) = step {
             let held = edge.broker.delivery_budget().take(bytes).await;
             match parcel.inflate(held) {
@@ -280,7 +285,7 @@ async fn open(edge: &ConsumeEdge, membership: &Membership, taken: &mut Taken, mu
             }
         }
         match step {
-            Step::Send { response, messages, bytes, .. } => {
+            Step::Added { messages, bytes } => {
                 edge.metrics().messages.inc_by(messages);
                 edge.metrics().bytes.inc_by(bytes);
                 mailbox.sent(messages);
@@ -288,7 +293,7 @@ async fn open(edge: &ConsumeEdge, membership: &Membership, taken: &mut Taken, mu
                 let first = Offset::new(end.get() - messages);
                 taken.kept.entry(partition).or_default().push(Span::new(first, end));
                 let pulled = |m| v1::PulledMessage { partition: partition.get(), message: Some(m) };
-                taken.messages.extend(response.messages.into_iter().map(pulled));
+                taken.messages.extend(response.finish().0.messages.into_iter().map(pulled));
             }
             Step::Undeliverable { span, producer, error, unused } => {
                 log_undeliverable(handle, &membership.joiner.subscription, span, producer.as_ref(), &error);
@@ -312,7 +317,7 @@ async fn open(edge: &ConsumeEdge, membership: &Membership, taken: &mut Taken, mu
                 mailbox.refund(unused);
                 return Ok(());
             }
-            Step::NeedsRoom(_) => unreachable!("there is room now"),
+            Step::NeedsRoom(_) | Step::Full => unreachable!("there is room now"),
         }
     }
 }

@@ -15,6 +15,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
 use tonic::Status;
 
+use super::bundle::Bundle;
 use super::consume::{problem, some};
 use super::line::{Ask, Say};
 use super::membership::{Partitions, ReadDone};
@@ -181,7 +182,7 @@ impl<S: Stream<Item = Result<Ask<v1::ReadRequest>, Status>> + Unpin + Send> Sess
     async fn serve(&mut self) -> End {
         let mut waiting = Waiting::default();
         loop {
-            self.next_parcel();
+            self.next_parcel(None);
             self.begin_reads(&mut waiting);
             if self.work.is_complete() {
                 return End::Complete;
@@ -249,18 +250,22 @@ impl<S: Stream<Item = Result<Ask<v1::ReadRequest>, Status>> + Unpin + Send> Sess
         work.waits_for_credit || work.places.iter().any(|(index, place)| place.wants(self.partitions[index].bounds().end))
     }
 
-    /// Takes the next messages that are at hand and that credit covers, a partition after the other.
-    fn next_parcel(&mut self) {
+    /// Takes the next messages that are at hand and that credit covers, of one partition or of one after the other.
+    fn next_parcel(&mut self, of: Option<PartitionIndex>) {
         let work = &mut self.work;
         if work.parcel.is_some() {
             return;
         }
         let Some(allowance) = work.account.allowance() else { return };
         let after = work.served_last.map_or(0, |last| last.get() + 1);
-        let ready = |p: &&mut Place| !p.entries.is_empty();
-        let (first, then): (Vec<_>, Vec<_>) = work.places.iter_mut().partition(|(index, _)| index.get() >= after);
-        let found = first.into_iter().chain(then).find(|(_, place)| ready(place));
-        let Some((&index, place)) = found else { return };
+        let is_ready = |place: &Place| !place.entries.is_empty();
+        let mut indices = work.places.range(PartitionIndex::new(after)..).chain(work.places.range(..PartitionIndex::new(after)));
+        let found = match of {
+            Some(index) => work.places.get(&index).filter(|place| is_ready(place)).map(|_| index),
+            None => indices.find(|(_, place)| is_ready(place)).map(|(index, _)| *index),
+        };
+        let Some(index) = found else { return };
+        let place = work.places.get_mut(&index).expect("it was just seen");
         let (entry, shapes) = place.entries.front().expect("it has some");
         let end = place.stop.unwrap_or(entry.end_offset()).min(entry.end_offset());
         let shapes = &shapes[shapes.partition_point(|s| s.span.end <= place.next)..];
@@ -375,18 +380,42 @@ impl<S: Stream<Item = Result<Ask<v1::ReadRequest>, Status>> + Unpin + Send> Sess
             self.outbox.send(Say::Wanted(self.work.account.granted()), Hold::default());
             return;
         }
-        let account = &mut self.work.account;
-        let Some(parcel) = self.work.parcel.as_mut().filter(|_| sendable) else { return };
-        let unsent = parcel.unsent().count();
-        let step = parcel.next(|bytes| {
-            let alone = account.on_their_way() <= unsent;
-            account.take_more(bytes, alone)
-        });
-        if let Step::NeedsRoom(bytes) = step {
-            let budget = self.around.budget.clone();
-            waiting.decoding = Some(async move { budget.take(bytes).await }.boxed());
-        } else {
-            self.step(step);
+        if sendable {
+            self.deliver(waiting);
+        }
+    }
+
+    /// Sends what is next, together with what goes with it.
+    fn deliver(&mut self, waiting: &mut Waiting) {
+        let mut response = Bundle::default();
+        loop {
+            if self.work.parcel.is_none() {
+                self.next_parcel(self.work.served_last);
+            }
+            let work = &mut self.work;
+            let Some(parcel) = &mut work.parcel else { break };
+            let (account, unsent) = (&mut work.account, parcel.unsent().count());
+            let step = parcel.next(&mut response, |bytes| {
+                let alone = account.on_their_way() <= unsent;
+                account.take_more(bytes, alone)
+            });
+            match step {
+                Step::Full => break,
+                Step::NeedsRoom(bytes) => {
+                    let budget = self.around.budget.clone();
+                    waiting.decoding = Some(async move { budget.take(bytes).await }.boxed());
+                    break;
+                }
+                step @ Step::NeedsCredit => {
+                    self.step(step);
+                    break;
+                }
+                step => self.step(step),
+            }
+        }
+        if !response.is_empty() {
+            let (delivery, hold) = response.finish();
+            self.say(Response::Delivery(delivery), hold);
         }
     }
 
@@ -394,12 +423,10 @@ impl<S: Stream<Item = Result<Ask<v1::ReadRequest>, Status>> + Unpin + Send> Sess
         let work = &mut self.work;
         let Some(partition) = work.parcel.as_ref().map(Parcel::partition) else { return };
         match step {
-            Step::Send { response: delivery, messages, bytes, hold } => {
+            Step::Added { messages, bytes } => {
                 self.around.metrics.messages.inc_by(messages);
                 self.around.metrics.bytes.inc_by(bytes);
                 work.account.settle(messages);
-                let taken = work.account.taken();
-                self.outbox.send(Say::Response { response: response(Response::Delivery(delivery)), taken }, hold);
             }
             Step::Undeliverable { span, producer, error, unused } => {
                 let name = self.partitions[&partition].name();
@@ -421,7 +448,7 @@ impl<S: Stream<Item = Result<Ask<v1::ReadRequest>, Status>> + Unpin + Send> Sess
                 place.decoded = decoded.filter(|_| budget.held() < budget.total() / 2);
             }
             Step::NeedsCredit => work.waits_for_credit = true,
-            Step::NeedsRoom(_) => {}
+            Step::NeedsRoom(_) | Step::Full => {}
         }
     }
 }

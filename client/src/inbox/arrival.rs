@@ -31,7 +31,7 @@ impl Arrival {
             let (offset, attempt, time) = (delivered.offset, delivered.attempt, delivered.server_time_ms);
             arrival.items.push_back(Ok(Delivery::new(partition, offset, attempt, time, message)));
         }
-        if let Some(delivered) = delivery.batch {
+        for delivered in delivery.batches {
             arrival.decode_batch(partition, delivered, limits);
         }
         arrival

@@ -193,7 +193,7 @@ mod tests {
     fn delivered(offset: u64) -> v1::Delivery {
         let message = v1::Message { payload: vec![b'x'; 8].into(), ..Default::default() };
         let message = v1::DeliveredMessage { offset, message: Some(message), attempt: 1, ..Default::default() };
-        v1::Delivery { partition: 2, messages: vec![message], batch: None }
+        v1::Delivery { partition: 2, messages: vec![message], batches: Vec::new() }
     }
 
     fn batch(count: u32) -> v1::Batch {
@@ -206,7 +206,7 @@ mod tests {
 
     fn delivered_batch(batch: v1::Batch) -> v1::Delivery {
         let batch = v1::DeliveredBatch { first_offset: 100, batch: Some(batch), attempt: 1, ..Default::default() };
-        v1::Delivery { partition: 2, messages: Vec::new(), batch: Some(batch) }
+        v1::Delivery { partition: 2, messages: Vec::new(), batches: vec![batch] }
     }
 
     fn ends() -> (Feed, Inbox) {

@@ -124,18 +124,19 @@ impl Subscribing {
 /// The messages of a delivery, in its order.
 pub(super) fn spans_of(delivery: &v1::Delivery) -> impl Iterator<Item = Span> {
     let run = |first: u64, count: u64| Span::new(Offset::new(first), Offset::new(first.saturating_add(count)));
-    let batch =
-        delivery.batch.as_ref().map(|of| run(of.first_offset, of.batch.as_ref().map_or(0, |batch| u64::from(batch.count))));
-    delivery.messages.iter().map(move |message| run(message.offset, 1)).chain(batch)
+    let count = |of: &v1::DeliveredBatch| of.batch.as_ref().map_or(0, |batch| u64::from(batch.count));
+    let batches = delivery.batches.iter().map(move |of| run(of.first_offset, count(of)));
+    delivery.messages.iter().map(move |message| run(message.offset, 1)).chain(batches)
 }
 
 /// The credit that a delivery uses.
 pub(super) fn size_of(delivery: &v1::Delivery) -> Grant {
     let size = |message: &v1::DeliveredMessage| message.message.as_ref().map_or(0, Message::encoded_len) as u64;
-    let batch = delivery.batch.as_ref().and_then(|batch| batch.batch.as_ref());
+    let batches = || delivery.batches.iter().filter_map(|of| of.batch.as_ref());
     Grant {
-        messages: delivery.messages.len() as u64 + batch.map_or(0, |batch| u64::from(batch.count)),
-        bytes: delivery.messages.iter().map(size).sum::<u64>() + batch.map_or(0, |batch| u64::from(batch.inflated_bytes)),
+        messages: delivery.messages.len() as u64 + batches().map(|batch| u64::from(batch.count)).sum::<u64>(),
+        bytes: delivery.messages.iter().map(size).sum::<u64>()
+            + batches().map(|batch| u64::from(batch.inflated_bytes)).sum::<u64>(),
     }
 }
 

@@ -40,7 +40,7 @@ impl Cursor {
         *next += 1;
         let message = Some(log[usize::try_from(offset).expect("small")].clone());
         let message = v1::DeliveredMessage { offset, message, attempt: 1, ..Default::default() };
-        Some(v1::Delivery { partition, messages: vec![message], batch: None })
+        Some(v1::Delivery { partition, messages: vec![message], batches: Vec::new() })
     }
 }
 

@@ -27,6 +27,9 @@ pub(crate) fn run(shared: &Shared) -> Result<(), LogFailed> {
         let begun = shared.clock.mono();
         let written = shared.files.write(&write);
         let took = shared.clock.mono().since(begun);
+        if written.is_ok() {
+            shared.reader.wrote(&write);
+        }
         let durable = {
             let mut state = shared.state.lock();
             match written {

@@ -4,7 +4,7 @@ use alluvium_runtime::disk::BLOCK_BYTES;
 use alluvium_types::limits::Limits;
 use serde::{Deserialize, Serialize};
 
-/// The most that may be kept in chunks: they are looked through one by one.
+/// The most that may be kept of the log in memory, in chunks and of what is new: chunks are looked through one by one.
 const CHUNK_CACHE_BYTES_MAX: usize = 256 << 20;
 
 /// The log of one data directory.
@@ -22,6 +22,8 @@ pub struct Config {
     pub read_bytes: usize,
     /// Bytes of the log that are kept, in chunks of 256 KiB, while entries of many ledgers are read among each other; 0 for none.
     pub chunk_cache_bytes: usize,
+    /// Bytes of small groups that are kept in memory once they are written, for whoever reads what is new; 0 for none.
+    pub tail_cache_bytes: usize,
     /// Whether files are written with zeros before their first use; while the log is busy they are not.
     pub prewrite: bool,
     /// The largest body of an entry. Not configured: derived from the largest message.
@@ -41,6 +43,7 @@ impl Default for Config {
             pool_files: 3,
             read_bytes: 1 << 20,
             chunk_cache_bytes: 32 << 20,
+            tail_cache_bytes: 16 << 20,
             prewrite: true,
             body_bytes_max: Limits::default().entry_bytes_max(),
             #[cfg(feature = "planted")]
@@ -69,6 +72,9 @@ impl Config {
         let (chunk, chunks) = (super::chunks::CHUNK_BYTES, self.chunk_cache_bytes);
         if chunks != 0 && !(chunk..=CHUNK_CACHE_BYTES_MAX).contains(&chunks) {
             wrong.push(format!("chunk_cache_bytes must be 0, or from {chunk} to {CHUNK_CACHE_BYTES_MAX}"));
+        }
+        if self.tail_cache_bytes > CHUNK_CACHE_BYTES_MAX {
+            wrong.push(format!("tail_cache_bytes must be at most {CHUNK_CACHE_BYTES_MAX}"));
         }
         if self.read_bytes < BLOCK_BYTES {
             wrong.push(format!("read_bytes must be at least {BLOCK_BYTES}"));

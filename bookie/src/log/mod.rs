@@ -5,7 +5,7 @@
 //! anything, and never does I/O where bytes are decided: [`Writer`], [`Index`], [`Compaction`] are plain code; a shell (a
 //! thread in production, the event loop in the simulator) moves [`GroupWrite`]s to the disk.
 //!
-//! Read in this order: `place`, `frame`, `head`, `group`, [`Writer`], `file`, [`Files`], `chunks`, [`Reader`], `marks`, [`Index`],
+//! Read in this order: `place`, `frame`, `head`, `group`, [`Writer`], `file`, [`Files`], `tail`, `chunks`, [`Reader`], `marks`, [`Index`],
 //! `footer`, `scan`, `chain`, [`open`], [`Compaction`].
 
 mod blocks;
@@ -28,6 +28,7 @@ pub mod planted;
 mod reader;
 mod recovery;
 mod scan;
+mod tail;
 mod window;
 mod writer;
 

@@ -11,8 +11,10 @@ use super::chunks::{CHUNK_BYTES, ChunkId, Chunks};
 use super::error::ReadError;
 use super::files::{Files, LogFile};
 use super::frame::Frame;
+use super::group::GroupWrite;
 use super::head::{HEAD_BYTES, Head, Kind, frame_bytes};
 use super::place::Location;
+use super::tail::Tail;
 
 /// How far apart two frames may lie to come in one transfer: reading over a gap costs less than another transfer.
 const GAP_BYTES_MAX: u64 = 64 << 10;
@@ -28,6 +30,7 @@ const IDLE_BUFFERS: usize = 16;
 pub struct Reader {
     files: Arc<Files>,
     buffers: BufPool,
+    tail: Arc<Tail>,
     chunks: Arc<Chunks>,
     read_bytes: usize,
 }
@@ -43,15 +46,29 @@ impl Reader {
     pub fn new(files: Arc<Files>) -> Self {
         let read_bytes = files.config().read_bytes;
         let chunks = Arc::new(Chunks::new(files.config().chunk_cache_bytes));
+        let tail = Arc::new(Tail::new(files.config().tail_cache_bytes));
         // A transfer is aligned outward at both ends.
-        Self { files, buffers: BufPool::new(read_bytes + 2 * BLOCK_BYTES, IDLE_BUFFERS), chunks, read_bytes }
+        Self { files, buffers: BufPool::new(read_bytes + 2 * BLOCK_BYTES, IDLE_BUFFERS), tail, chunks, read_bytes }
     }
 
     /// One entry, if it can be had without asking the disk. Never blocks.
     pub fn peek(&self, ledger: LedgerId, entry: EntryId, location: Location) -> Option<Frame> {
         let file = self.files.get(location.file)?;
+        if let Some(frame) = self.in_tail(&file, ledger, &(entry, location)) {
+            return Some(frame);
+        }
         let chunk = ChunkId::holding(location.file, location.offset(), end_of(location))?;
         decode(&file, &self.chunks.peek(chunk)?, chunk.start(), ledger, entry, location)
+    }
+
+    /// A group was written and is durable: it is likely to be read soon.
+    pub fn wrote(&self, write: &GroupWrite) {
+        self.tail.keep(write.file(), write.offset(), write.bytes());
+    }
+
+    fn in_tail(&self, file: &LogFile, ledger: LedgerId, (entry, location): &Wanted) -> Option<Frame> {
+        let (start, bytes) = self.tail.find(location.file, location.offset())?;
+        decode(file, &bytes, start, ledger, *entry, *location)
     }
 
     /// One entry.
@@ -100,7 +117,8 @@ impl Reader {
             let is_sparse = bytes_of(run) * SPARSE_PART < end - first.offset();
             let of_a_chunk = |a: &Wanted, b: &Wanted| !is_sparse || ChunkId::of(a.1) == ChunkId::of(b.1);
             for part in run.chunk_by(of_a_chunk) {
-                match self.in_chunk(&file, ledger, part) {
+                let kept: Option<Vec<Frame>> = part.iter().map(|wanted| self.in_tail(&file, ledger, wanted)).collect();
+                match kept.or_else(|| self.in_chunk(&file, ledger, part)) {
                     Some(frames) => answers.extend(frames.into_iter().map(Ok)),
                     None => self.transfer(&file, ledger, part, &mut answers),
                 }

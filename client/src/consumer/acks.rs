@@ -15,8 +15,10 @@ use crate::error::{Error, transient};
 
 /// The most ranges in one request.
 const RANGES_MAX: usize = 4096;
-/// Acknowledgements that nobody waits for are collected this long, or until there are this many ranges.
-const LATER: (Duration, usize) = (Duration::from_millis(20), 256);
+/// Acknowledgements that nobody waits for are collected this long: each request is an entry of a ledger, on as many disks as a message.
+const LATER: Duration = Duration::from_millis(100);
+/// Or until there are this many ranges, or messages: a part of what may be unacknowledged of one consumer.
+const COLLECTED_MAX: (usize, u64) = (256, 1 << 14);
 
 /// All partitions of one consumer. `W` is told once what it waits for is durable.
 #[derive(Debug)]
@@ -43,12 +45,14 @@ struct Content<W> {
     up_to: Option<u64>,
     /// First and last, both included; in the order they came.
     ranges: Vec<(u64, u64)>,
+    /// In those.
+    messages: u64,
     waiters: Vec<W>,
 }
 
 impl<W> Default for Content<W> {
     fn default() -> Self {
-        Self { up_to: None, ranges: Vec::new(), waiters: Vec::new() }
+        Self { up_to: None, ranges: Vec::new(), messages: 0, waiters: Vec::new() }
     }
 }
 
@@ -58,6 +62,7 @@ impl<W> Content<W> {
     }
 
     fn add(&mut self, first: u64, last: u64) {
+        self.messages += (last - first).saturating_add(1);
         match self.ranges.last_mut() {
             Some((_, end)) if end.checked_add(1) == Some(first) => *end = last,
             _ => self.ranges.push((first, last)),
@@ -67,6 +72,7 @@ impl<W> Content<W> {
     /// Puts what an earlier request held in front.
     fn prepend(&mut self, mut earlier: Self) {
         self.up_to = self.up_to.max(earlier.up_to);
+        self.messages += earlier.messages;
         earlier.ranges.append(&mut self.ranges);
         earlier.waiters.append(&mut self.waiters);
         self.ranges = earlier.ranges;
@@ -134,7 +140,7 @@ impl<W> Acks<W> {
     /// When something becomes due by itself, that isn't yet.
     pub(super) fn deadline(&self, now: Mono) -> Option<Mono> {
         let times = self.lanes.values().filter(|lane| lane.sent.is_none() && !lane.queued.is_empty());
-        times.flat_map(|lane| [lane.paused_until, lane.since.map(|s| s.after(LATER.0))]).flatten().filter(|t| *t > now).min()
+        times.flat_map(|lane| [lane.paused_until, lane.since.map(|s| s.after(LATER))]).flatten().filter(|t| *t > now).min()
     }
 
     /// A receipt. Gives those who waited for it.
@@ -188,7 +194,9 @@ impl<W> Lane<W> {
     }
 
     fn is_due(&self, now: Mono) -> bool {
-        let collected = self.queued.ranges.len() >= LATER.1 || self.since.is_some_and(|since| now >= since.after(LATER.0));
+        let Content { ranges, messages, .. } = &self.queued;
+        let is_much = ranges.len() >= COLLECTED_MAX.0 || *messages >= COLLECTED_MAX.1;
+        let collected = is_much || self.since.is_some_and(|since| now >= since.after(LATER));
         self.sent.is_none()
             && !self.queued.is_empty()
             && self.paused_until.is_none_or(|until| now >= until)
@@ -269,6 +277,10 @@ mod tests {
         assert!(acks.next_request(NOW).is_none());
         let due = acks.deadline(NOW).expect("it is not forgotten");
         assert!(acks.next_request(due).is_some());
+        acks.ack(1, 1, COLLECTED_MAX.1 - 1, None, NOW);
+        assert!(acks.next_request(NOW).is_none());
+        acks.ack(1, COLLECTED_MAX.1, COLLECTED_MAX.1, None, NOW);
+        assert!(acks.next_request(NOW).is_some(), "much does not wait");
     }
 
     #[test]

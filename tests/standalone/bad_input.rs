@@ -112,6 +112,21 @@ async fn a_batch_that_contradicts_itself_is_refused_unopened() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_too_long_ends_its_stream_and_says_why() {
+    let server = server().await;
+    let mut stream = Publishing::open(&server, TOPIC, "").await.expect("opens");
+    stream.batch(1, 0, batch(&["good"], 0)).await;
+    assert_eq!(stream.receipt().await.expect("a receipt").fault, None);
+    let long = v1::Batch { blob: vec![7; 16 << 20].into(), ..batch(&["x"], 0) };
+    stream.batch(2, 0, long).await;
+    let status = stream.receipt().await.expect_err("it is not read");
+    let (field, reason, _) = details(&status);
+    assert_eq!((status.code(), field.as_str(), reason.as_str()), (Code::InvalidArgument, "request", "UNREADABLE"), "{status}");
+    assert!(status.message().contains("longer than the limit"), "{status}");
+    assert_eq!(kept(&server).await, 1);
+}
+
+#[tokio::test]
 async fn a_gap_in_sequences_is_refused_and_a_repetition_answered_with_the_original_d6() {
     let server = server().await;
     let mut stream = Publishing::open(&server, TOPIC, "p").await.expect("opens");

@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::intake::Share;
 use super::messages::messages;
-use super::session::Session;
+use super::session::{Session, unreadable};
 use super::{admission, unary};
 use crate::broker::{Broker, Scope};
 
@@ -64,8 +64,10 @@ where
 {
     let first = broker.clock().timeout(OPEN_WITHIN, requests.next()).await;
     share.counted();
-    let Ok(Some(Ok(v1::PublishStreamRequest { request: Some(Asked::Open(open)) }))) = first else {
-        return Err(Fault::invalid("open", "NOT_OPENED", "the first request of a stream opens it"));
+    let open = match first {
+        Ok(Some(Ok(v1::PublishStreamRequest { request: Some(Asked::Open(open)) }))) => open,
+        Ok(Some(Err(status))) => return Err(unreadable(&status)),
+        _ => return Err(Fault::invalid("open", "NOT_OPENED", "the first request of a stream opens it")),
     };
     let opening = admission::open(&open)?;
     let topic = broker.topic(&opening.topic).await?;

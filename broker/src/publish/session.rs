@@ -55,7 +55,7 @@ impl<S> Session<S>
 where
     S: Stream<Item = Result<v1::PublishStreamRequest, Status>> + Unpin + Send,
 {
-    /// Runs until the client ends it, the broker stops, or a request makes no sense. What was sent on is answered first.
+    /// Runs until the client ends it, the broker stops, or a request can't be read or makes no sense. What was sent on is answered first.
     pub(crate) async fn run(self) {
         let Self { broker, scope, topic, opening, open, mut requests, share, responses } = self;
         // Each upstream says once more that it is lost.
@@ -82,6 +82,11 @@ where
             let _ = clock.timeout(LAST_WORD, responses.send(Err(to_status(&fault)))).await;
         }
     }
+}
+
+/// What came is no request, or too long for one.
+pub(super) fn unreadable(status: &Status) -> Fault {
+    Fault::invalid("request", "UNREADABLE", status.message())
 }
 
 async fn serve<S>(
@@ -115,7 +120,8 @@ where
                 take(lanes, admitted)?;
             }
             request = requests.next(), if takes => match request {
-                None | Some(Err(_)) => return Ok(()),
+                None => return Ok(()),
+                Some(Err(status)) => return Err(unreadable(&status)),
                 Some(Ok(request)) => admitting = Some(admit(lanes, asked(request)?)),
             },
         }

@@ -42,7 +42,9 @@ fn main() -> ExitCode {
         Err(error) => return command::refuse(&error, command::wants_json(std::env::args_os())),
     };
     let output = cli.common.output;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    // What has much to do has threads of its own: the lanes, the logs, the loads of a benchmark. More workers beside them would only
+    // wake each other.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => {
             let done = runtime.block_on(Box::pin(cli.run()));

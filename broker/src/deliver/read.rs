@@ -1,6 +1,7 @@
 //! Reading without a cursor: one task that reads what the client has credit for.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::time::Duration;
 
 use alluvium_proto::v1::read_request::Request;
@@ -64,6 +65,7 @@ struct Work {
     /// Nothing could be sent, or nothing was allowed to be, for long: what was at hand is let go.
     stalled: bool,
     served_last: Option<PartitionIndex>,
+    read_last: Option<PartitionIndex>,
 }
 
 /// Where a reader is in a partition.
@@ -159,6 +161,7 @@ where
         half_closed: false,
         stalled: false,
         served_last: None,
+        read_last: None,
     };
     let session = Session { around: edge.surroundings(), partitions, format: asked.format, requests, outbox, work };
     edge.broker.tasks().spawn("read", OnFailure::Log, async move {
@@ -257,9 +260,9 @@ impl<S: Stream<Item = Result<Ask<v1::ReadRequest>, Status>> + Unpin + Send> Sess
             return;
         }
         let Some(allowance) = work.account.allowance() else { return };
-        let after = work.served_last.map_or(0, |last| last.get() + 1);
+        let after = next_after(work.served_last);
         let is_ready = |place: &Place| !place.entries.is_empty();
-        let mut indices = work.places.range(PartitionIndex::new(after)..).chain(work.places.range(..PartitionIndex::new(after)));
+        let mut indices = work.places.range(after..).chain(work.places.range(..after));
         let found = match of {
             Some(index) => work.places.get(&index).filter(|place| is_ready(place)).map(|_| index),
             None => indices.find(|(_, place)| is_ready(place)).map(|(index, _)| *index),
@@ -283,23 +286,28 @@ impl<S: Stream<Item = Result<Ask<v1::ReadRequest>, Status>> + Unpin + Send> Sess
         work.parcel = Some(Parcel::new(index, delivery, self.format, place.decoded.take()));
     }
 
-    /// Reads where nothing is at hand, while there is credit to send it; waits where there is nothing yet.
+    /// Reads where nothing is at hand, while there is credit to send it; waits where there is nothing yet. All partitions get their
+    /// turn to be read: nobody starves, and what was written together is read together, since that is how it lies on the disk.
     fn begin_reads(&mut self, waiting: &mut Waiting) {
         let at_hand: usize = self.work.places.values().flat_map(|p| &p.entries).map(|(entry, _)| entry.bytes()).sum();
         let credit = self.work.account.allowance().is_some() && at_hand < AT_HAND_BYTES && !self.work.stalled;
-        for (&index, place) in &mut self.work.places {
-            if place.busy || !place.entries.is_empty() || place.is_complete() {
-                continue;
-            }
-            let (handle, from) = (&self.partitions[&index], place.next);
-            if from >= handle.bounds().end {
-                let mut bounds = handle.watch();
-                place.busy = true;
-                waiting.more.push(async move { (index, bounds.wait_for(|b| b.end > from).await.is_ok()) }.boxed());
-            } else if credit && waiting.reads.len() < READS_MAX {
-                let reader = handle.reader().clone();
-                place.busy = true;
-                waiting.reads.push(async move { (index, from, reader.read(from, READ_BYTES).await) }.boxed());
+        let after = next_after(self.work.read_last);
+        for turn in [(Bound::Included(after), Bound::Unbounded), (Bound::Unbounded, Bound::Excluded(after))] {
+            for (&index, place) in self.work.places.range_mut(turn) {
+                if place.busy || !place.entries.is_empty() || place.is_complete() {
+                    continue;
+                }
+                let (handle, from) = (&self.partitions[&index], place.next);
+                if from >= handle.bounds().end {
+                    let mut bounds = handle.watch();
+                    place.busy = true;
+                    waiting.more.push(async move { (index, bounds.wait_for(|b| b.end > from).await.is_ok()) }.boxed());
+                } else if credit && waiting.reads.len() < READS_MAX {
+                    let reader = handle.reader().clone();
+                    place.busy = true;
+                    self.work.read_last = Some(index);
+                    waiting.reads.push(async move { (index, from, reader.read(from, READ_BYTES).await) }.boxed());
+                }
             }
         }
     }
@@ -503,6 +511,11 @@ impl Work {
             None => Err(Fault::invalid("request", "MISSING", "a request is a credit")),
         }
     }
+}
+
+/// Whose turn it is behind the last one that had it.
+fn next_after(last: Option<PartitionIndex>) -> PartitionIndex {
+    PartitionIndex::new(last.map_or(0, |last| last.get() + 1))
 }
 
 fn response(response: Response) -> v1::ReadResponse {

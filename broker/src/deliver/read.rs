@@ -1,7 +1,6 @@
 //! Reading without a cursor: one task that reads what the client has credit for.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use alluvium_proto::v1::read_request::Request;
@@ -11,6 +10,7 @@ use alluvium_runtime::budget::BytesHeld;
 use alluvium_runtime::tasks::OnFailure;
 use alluvium_types::fault::{Fault, FaultKind};
 use alluvium_types::ids::{Offset, PartitionIndex};
+use alluvium_types::time::Timestamp;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
@@ -35,6 +35,8 @@ use crate::topic::{LoadedEntry, ReadFault};
 const READ_BYTES: usize = 512 << 10;
 /// How many partitions of one stream are read at a time.
 const READS_MAX: usize = 4;
+/// One of so many reads is of the next partition in turn.
+const IN_TURN: u64 = 4;
 /// While a stream has so many bytes at hand, nothing more is read for it.
 const AT_HAND_BYTES: usize = 2 << 20;
 /// A client that has not read for so long has nothing kept at hand for it (Q6).
@@ -65,7 +67,7 @@ struct Work {
     /// Nothing could be sent, or nothing was allowed to be, for long: what was at hand is let go.
     stalled: bool,
     served_last: Option<PartitionIndex>,
-    read_last: Option<PartitionIndex>,
+    turns: Turns,
 }
 
 /// Where a reader is in a partition.
@@ -75,6 +77,8 @@ struct Place {
     stop: Option<Offset>,
     /// What was read and not yet sent, in order, with its batches.
     entries: VecDeque<(LoadedEntry, Vec<Shape>)>,
+    /// The time of the last entry that was read.
+    reached: Timestamp,
     /// A read, or a wait for something to read, is under way.
     busy: bool,
     /// Reads that failed since the last one that did not.
@@ -161,7 +165,7 @@ where
         half_closed: false,
         stalled: false,
         served_last: None,
-        read_last: None,
+        turns: Turns::default(),
     };
     let session = Session { around: edge.surroundings(), partitions, format: asked.format, requests, outbox, work };
     edge.broker.tasks().spawn("read", OnFailure::Log, async move {
@@ -286,29 +290,33 @@ impl<S: Stream<Item = Result<Ask<v1::ReadRequest>, Status>> + Unpin + Send> Sess
         work.parcel = Some(Parcel::new(index, delivery, self.format, place.decoded.take()));
     }
 
-    /// Reads where nothing is at hand, while there is credit to send it; waits where there is nothing yet. All partitions get their
-    /// turn to be read: nobody starves, and what was written together is read together, since that is how it lies on the disk.
+    /// Reads where nothing is at hand, while there is credit to send it; waits where there is nothing yet.
     fn begin_reads(&mut self, waiting: &mut Waiting) {
         let at_hand: usize = self.work.places.values().flat_map(|p| &p.entries).map(|(entry, _)| entry.bytes()).sum();
         let credit = self.work.account.allowance().is_some() && at_hand < AT_HAND_BYTES && !self.work.stalled;
-        let after = next_after(self.work.read_last);
-        for turn in [(Bound::Included(after), Bound::Unbounded), (Bound::Unbounded, Bound::Excluded(after))] {
-            for (&index, place) in self.work.places.range_mut(turn) {
-                if place.busy || !place.entries.is_empty() || place.is_complete() {
-                    continue;
-                }
-                let (handle, from) = (&self.partitions[&index], place.next);
-                if from >= handle.bounds().end {
-                    let mut bounds = handle.watch();
-                    place.busy = true;
-                    waiting.more.push(async move { (index, bounds.wait_for(|b| b.end > from).await.is_ok()) }.boxed());
-                } else if credit && waiting.reads.len() < READS_MAX {
-                    let reader = handle.reader().clone();
-                    place.busy = true;
-                    self.work.read_last = Some(index);
-                    waiting.reads.push(async move { (index, from, reader.read(from, READ_BYTES).await) }.boxed());
-                }
+        let mut readable = BTreeSet::new();
+        for (&index, place) in &mut self.work.places {
+            if place.busy || !place.entries.is_empty() || place.is_complete() {
+                continue;
             }
+            let (handle, from) = (&self.partitions[&index], place.next);
+            if from >= handle.bounds().end {
+                let mut bounds = handle.watch();
+                place.busy = true;
+                waiting.more.push(async move { (index, bounds.wait_for(|b| b.end > from).await.is_ok()) }.boxed());
+            } else if credit && waiting.reads.len() < READS_MAX {
+                readable.insert((place.reached, index));
+            }
+        }
+        while waiting.reads.len() < READS_MAX
+            && let Some(next) = self.work.turns.next(&readable)
+        {
+            readable.remove(&next);
+            let (_, index) = next;
+            let place = self.work.places.get_mut(&index).expect("it was just seen");
+            let (reader, from) = (self.partitions[&index].reader().clone(), place.next);
+            place.busy = true;
+            waiting.reads.push(async move { (index, from, reader.read(from, READ_BYTES).await) }.boxed());
         }
     }
 
@@ -329,6 +337,7 @@ impl<S: Stream<Item = Result<Ask<v1::ReadRequest>, Status>> + Unpin + Send> Sess
                     // What lies between was trimmed.
                     place.next = from.max(first.first_offset());
                 }
+                place.reached = entries.last().map_or(place.reached, LoadedEntry::server_time);
                 place.entries = entries.into_iter().map(|entry| (entry.clone(), shapes(&entry))).collect();
                 if place.entries.is_empty() && from < self.partitions[&index].bounds().end {
                     self.pause(index, waiting);
@@ -463,7 +472,15 @@ impl<S: Stream<Item = Result<Ask<v1::ReadRequest>, Status>> + Unpin + Send> Sess
 
 impl Place {
     const fn at(next: Offset) -> Self {
-        Self { next, stop: None, entries: VecDeque::new(), busy: false, failures: 0, decoded: None }
+        Self {
+            next,
+            stop: None,
+            entries: VecDeque::new(),
+            reached: Timestamp::from_millis(0),
+            busy: false,
+            failures: 0,
+            decoded: None,
+        }
     }
 
     fn is_complete(&self) -> bool {
@@ -513,6 +530,29 @@ impl Work {
     }
 }
 
+/// Which partition is read next: the one that is furthest behind by the time of its messages, since what was written together lies
+/// together on the disk, and is read once if it is read together. Clocks may be wrong (C55): every few reads are of the next one in
+/// turn, so that nobody starves.
+#[derive(Debug, Default)]
+struct Turns {
+    reads: u64,
+    last: Option<PartitionIndex>,
+}
+
+impl Turns {
+    fn next(&mut self, readable: &BTreeSet<(Timestamp, PartitionIndex)>) -> Option<(Timestamp, PartitionIndex)> {
+        let behind = *readable.first()?;
+        self.reads += 1;
+        if !self.reads.is_multiple_of(IN_TURN) {
+            return Some(behind);
+        }
+        let after = next_after(self.last);
+        let next = *readable.iter().min_by_key(|(_, index)| (*index < after, *index))?;
+        self.last = Some(next.1);
+        Some(next)
+    }
+}
+
 /// Whose turn it is behind the last one that had it.
 fn next_after(last: Option<PartitionIndex>) -> PartitionIndex {
     PartitionIndex::new(last.map_or(0, |last| last.get() + 1))
@@ -520,4 +560,20 @@ fn next_after(last: Option<PartitionIndex>) -> PartitionIndex {
 
 fn response(response: Response) -> v1::ReadResponse {
     v1::ReadResponse { response: Some(response) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_furthest_behind_is_read_first_and_nobody_starves() {
+        let at = |millis, index| (Timestamp::from_millis(millis), PartitionIndex::new(index));
+        // Partition 2 was written by a clock that is far ahead.
+        let readable = BTreeSet::from([at(5, 0), at(3, 1), at(1_000_000, 2)]);
+        let mut turns = Turns::default();
+        let read: Vec<u32> = (0..12).filter_map(|_| turns.next(&readable)).map(|(_, index)| index.get()).collect();
+        assert_eq!(read, [1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 2]);
+        assert_eq!(turns.next(&BTreeSet::new()), None);
+    }
 }

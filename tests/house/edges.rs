@@ -22,10 +22,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sim", &["types", "runtime", "proto", "metadata", "ledger", "bookie", "broker"]),
     ("tests", &["types", "runtime", "proto", "client", "test-etcd"]),
     ("test-etcd", &[]),
+    ("test-costs", &[]),
 ];
 
 /// What a crate's tests alone may use.
-const TEST_EDGES: &[(&str, &str)] = &[("metadata", "test-etcd")];
+const TEST_EDGES: &[(&str, &str)] = &[("metadata", "test-etcd"), ("bookie", "test-costs"), ("broker", "test-costs")];
 
 #[test]
 fn crates_import_only_what_the_architecture_draws() {

@@ -10,6 +10,8 @@
 
 mod bundle;
 mod consume;
+#[cfg(test)]
+mod costs;
 pub(crate) mod forwarded;
 mod growth;
 mod line;

@@ -88,7 +88,7 @@ pub(crate) struct Messages<M> {
 
 impl<M: Message + Default> Messages<M> {
     /// Of this body. None is longer than `bytes_max`.
-    fn new(body: tonic::body::Body, bytes_max: usize) -> Self {
+    pub(super) fn new(body: tonic::body::Body, bytes_max: usize) -> Self {
         let (head, rest) = ([0; HEAD_BYTES], Bytes::new());
         Self { body, bytes_max, head, head_bytes: 0, message: None, rest, is_over: false, kind: PhantomData }
     }

@@ -7,6 +7,8 @@
 
 mod admission;
 pub(crate) mod coalesce;
+#[cfg(test)]
+mod costs;
 pub(crate) mod dedup;
 mod doors;
 pub(crate) mod intake;

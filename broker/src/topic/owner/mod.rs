@@ -722,4 +722,4 @@ impl<H: Hosted> Owner<H> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

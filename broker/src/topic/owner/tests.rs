@@ -82,7 +82,7 @@ impl Hosted for OneCursor {
     fn ended(&mut self, _: &Fault, _: &mut Effects<Receipted>) {}
 }
 
-struct World {
+pub(crate) struct World {
     owner: Owner<OneCursor>,
     seconds: u64,
     answers: Answers,
@@ -140,7 +140,7 @@ impl World {
         world
     }
 
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(Retention::default())
     }
 
@@ -218,7 +218,7 @@ impl World {
         }
     }
 
-    fn serve_all(&mut self) {
+    pub(crate) fn serve_all(&mut self) {
         self.step();
         while !self.data.is_empty() || !self.state.is_empty() {
             self.serve_data();
@@ -239,6 +239,14 @@ impl World {
             producer: producer.map(|(text, epoch, _)| ProducerStamp { name: name(text), epoch }),
             held: self.budget.try_take(bytes).expect("room"),
         };
+        self.publish_as(id, guarantee, admitted);
+    }
+
+    pub(crate) fn publish(&mut self, id: u64, admitted: Admitted) {
+        self.publish_as(id, Guarantee::Quorum, admitted);
+    }
+
+    fn publish_as(&mut self, id: u64, guarantee: Guarantee, admitted: Admitted) {
         let ticket = Ticket { answers: self.answers.clone(), id, partition: PartitionIndex::default(), guarantee };
         self.owner.publish(self.now(), self.wall(), PublishCommand::Batch(ticket, Ok(admitted)));
         self.step();
@@ -259,7 +267,7 @@ impl World {
         std::iter::from_fn(|| self.heard.try_recv().ok()).collect()
     }
 
-    fn receipts(&mut self) -> Vec<(u64, Result<u64, &'static str>)> {
+    pub(crate) fn receipts(&mut self) -> Vec<(u64, Result<u64, &'static str>)> {
         let short = |receipt: Receipt| (receipt.id, receipt.result.map(|s| s.first_offset.get()).map_err(|f| f.reason));
         self.heard()
             .into_iter()

@@ -10,6 +10,9 @@ use crate::error::Error;
 use crate::producer::ProducerBuilder;
 use crate::reader::ReaderBuilder;
 
+/// What all producers of a client may have queued and in flight, in bytes, unless it says otherwise.
+pub const QUEUED_BYTES_MAX: usize = 64 << 20;
+
 /// A cheap handle to a server. Producers, consumers and readers made by it live on by themselves.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -21,6 +24,7 @@ pub struct Client {
 pub struct ClientBuilder {
     server: String,
     within: Duration,
+    queued_bytes_max: usize,
 }
 
 impl ClientBuilder {
@@ -31,9 +35,18 @@ impl ClientBuilder {
         self
     }
 
+    /// The most bytes that all producers of the client have queued and in flight, beside 64 KiB each, or one larger message, which
+    /// each may always have: [`QUEUED_BYTES_MAX`] unless set. So many producers in one process don't take windows of 8 MiB each, and those that
+    /// can't get rid of what they have don't stop the others.
+    #[must_use]
+    pub const fn queued_bytes_max(mut self, bytes: usize) -> Self {
+        self.queued_bytes_max = bytes;
+        self
+    }
+
     /// Connects, and agrees on a protocol version.
     pub async fn connect(self) -> Result<Client, Error> {
-        Ok(Client { connection: Arc::new(Connection::open(&self.server, self.within).await?) })
+        Ok(Client { connection: Arc::new(Connection::open(&self.server, self.within, self.queued_bytes_max).await?) })
     }
 }
 
@@ -50,7 +63,7 @@ impl Client {
 
     /// Connects with settings.
     pub fn builder(server: impl Into<String>) -> ClientBuilder {
-        ClientBuilder { server: server.into(), within: Duration::ZERO }
+        ClientBuilder { server: server.into(), within: Duration::ZERO, queued_bytes_max: QUEUED_BYTES_MAX }
     }
 
     /// Publishes to a topic: `tenant/namespace/topic`.

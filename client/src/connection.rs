@@ -8,6 +8,7 @@ use alluvium_proto::status::RemoteFault;
 use alluvium_proto::v1;
 use alluvium_proto::v1::connect_service_client::ConnectServiceClient;
 use alluvium_runtime::backoff::Backoff;
+use alluvium_runtime::budget::ByteBudget;
 use alluvium_runtime::clock::Clock;
 use alluvium_runtime::entropy::Entropy;
 use alluvium_runtime::net;
@@ -37,13 +38,15 @@ pub(crate) struct Connection {
     pub(crate) clock: Clock,
     pub(crate) entropy: Entropy,
     pub(crate) tasks: Tasks,
+    /// What all producers may have queued and in flight, beside a little each.
+    pub(crate) queued: ByteBudget,
     pub(crate) limits: Limits,
     pub(crate) hello: v1::NegotiateResponse,
 }
 
 impl Connection {
     /// Agrees on a protocol version with the server, trying again until `deadline`.
-    pub(crate) async fn open(server: &str, within: Duration) -> Result<Self, Error> {
+    pub(crate) async fn open(server: &str, within: Duration, queued_bytes_max: usize) -> Result<Self, Error> {
         let (url, endpoint) = address(server)?;
         let endpoint = net::endpoint(endpoint);
         let (clock, entropy) = (Clock::system(), Entropy::from_os());
@@ -60,7 +63,7 @@ impl Connection {
         let limits = limits.ok_or(Error::Unexpected("a limit for messages that no server has"))?;
         // Nothing here may bring an application down: what fails is told to whoever waits for it.
         let (tasks, _failures) = Tasks::new();
-        Ok(Self { server: url, endpoint, calls, clock, entropy, tasks, limits, hello })
+        Ok(Self { server: url, endpoint, calls, clock, entropy, tasks, queued: ByteBudget::new(queued_bytes_max), limits, hello })
     }
 
     /// Where the server is.

@@ -36,7 +36,7 @@ mod reader;
 pub use alluvium_proto::status::RemoteFault;
 pub use alluvium_types::batch::Codec;
 pub use alluvium_types::fault::FaultKind;
-pub use client::{Client, ClientBuilder};
+pub use client::{Client, ClientBuilder, QUEUED_BYTES_MAX};
 pub use consumer::{Acker, Consumer, ConsumerBuilder};
 pub use error::Error;
 pub use message::{Delivery, Message, MessageId, Receipt, Start};

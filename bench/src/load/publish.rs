@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use alluvium_client::{Client, Message, Pending, Producer};
+use alluvium_client::{Client, Message, Pending, Producer, QUEUED_BYTES_MAX};
 use alluvium_runtime::clock::Clock;
 use alluvium_runtime::tasks::{OnFailure, Tasks};
 use alluvium_runtime::ticker::Ticker;
@@ -79,8 +79,9 @@ pub(super) struct Publishers {
 
 impl Publishers {
     pub(super) async fn connect(plan: &Arc<Plan>, tasks: &Tasks) -> Result<Self, Error> {
-        let client = Client::connect(&plan.server).await.map_err(Error::client("cannot connect to publish"))?;
         let load = &plan.workload;
+        let client = Client::builder(&plan.server).queued_bytes_max(QUEUED_BYTES_MAX.max(load.window_bytes));
+        let client = client.connect().await.map_err(Error::client("cannot connect to publish"))?;
         let keys: Arc<[Bytes]> = (0..load.keys).map(|key| Bytes::from(format!("key-{key:07}"))).collect();
         let receipts = tasks.part();
         let mut senders = Vec::new();

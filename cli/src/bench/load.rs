@@ -52,7 +52,7 @@ pub(super) struct Load {
     /// Wait this long for company before a batch that isn't full is sent
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0ms")]
     linger: Duration,
-    /// The most bytes of each producer that are queued or in flight
+    /// The most bytes of each producer that are queued or in flight; of all together, this or 64 MiB, and 64 KiB each
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "8MiB")]
     window_bytes: u64,
     /// The most bytes of each consumer that are on their way or wait

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alluvium_proto::v1;
-use alluvium_runtime::budget::ByteBudget;
 use alluvium_types::batch::Codec;
 use alluvium_types::limits::BATCH_BYTES_TARGET;
 use alluvium_types::names::{ProducerName, TopicName};
@@ -14,6 +13,7 @@ use super::handle::{Producer, Shared, without_name};
 use super::history::History;
 use super::link::Settings;
 use super::session::Rules;
+use super::window::Window;
 use crate::connection::{Connection, hello};
 use crate::error::Error;
 
@@ -105,7 +105,8 @@ impl ProducerBuilder {
         self
     }
 
-    /// The most bytes queued and in flight; past it, [`Producer::queue`] waits. 8 MiB unless set.
+    /// The most bytes queued and in flight; past it, [`Producer::queue`] waits. 8 MiB unless set. All producers of a client have no
+    /// more than [`ClientBuilder::queued_bytes_max`](crate::ClientBuilder::queued_bytes_max), and 64 KiB each.
     pub const fn window_bytes(mut self, bytes: usize) -> Self {
         self.window_bytes = bytes;
         self
@@ -168,7 +169,7 @@ impl ProducerBuilder {
             link.partitions(),
             batch_bytes,
             limits,
-            ByteBudget::new(self.window_bytes),
+            Window::new(self.window_bytes, self.connection.queued.clone()),
         );
         let shared = Arc::new(shared);
         let commands = Drive::start(self.connection, settings, rules, Arc::clone(&shared), link);

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use alluvium_proto::batch::{BatchBuilder, check_message};
-use alluvium_runtime::budget::ByteBudget;
 use alluvium_runtime::clock::Clock;
 use alluvium_types::limits::Limits;
 use futures::future::join_all;
@@ -13,6 +12,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::accumulator::{Accumulator, Numbering, Sequenced};
 use super::pending::{BatchFate, Outcome, Pending};
 use super::router::Router;
+use super::window::Window;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::message::{Message, Receipt};
@@ -34,7 +34,7 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     /// Wakes the task when something may be due.
     pub(super) due: Notify,
-    window: ByteBudget,
+    window: Window,
     clock: Clock,
     limits: Limits,
     named: bool,
@@ -64,7 +64,7 @@ impl Shared {
         partitions: u32,
         batch_bytes: usize,
         limits: Limits,
-        window: ByteBudget,
+        window: Window,
     ) -> Self {
         let numbering = if named { Numbering::Unclaimed } else { Numbering::None };
         let state = State {

@@ -15,6 +15,7 @@ mod link;
 mod pending;
 mod router;
 mod session;
+mod window;
 
 pub use builder::{Guarantee, ProducerBuilder};
 pub use handle::Producer;

@@ -3,11 +3,11 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use alluvium_runtime::budget::BytesHeld;
 use futures::FutureExt;
 use futures::future::Shared;
 use tokio::sync::oneshot;
 
+use super::window::Held;
 use crate::error::Error;
 use crate::message::Receipt;
 
@@ -25,7 +25,7 @@ type Fate = Result<Stored, Error>;
 pub(super) struct Outcome {
     tell: oneshot::Sender<Fate>,
     wait: BatchFate,
-    held: Option<BytesHeld>,
+    held: Held,
 }
 
 /// The end that waits.
@@ -35,15 +35,12 @@ pub(super) struct BatchFate(Shared<oneshot::Receiver<Fate>>);
 impl Outcome {
     pub(super) fn new() -> Self {
         let (tell, wait) = oneshot::channel();
-        Self { tell, wait: BatchFate(wait.shared()), held: None }
+        Self { tell, wait: BatchFate(wait.shared()), held: Held::default() }
     }
 
     /// Keeps these bytes of the window taken until the outcome is told.
-    pub(super) fn hold(&mut self, bytes: BytesHeld) {
-        match &mut self.held {
-            Some(held) => held.join(bytes),
-            None => self.held = Some(bytes),
-        }
+    pub(super) fn hold(&mut self, bytes: Held) {
+        self.held.join(bytes);
     }
 
     pub(super) fn fate(&self) -> BatchFate {

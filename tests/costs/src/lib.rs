@@ -2,11 +2,11 @@
 //!
 //! A test that guards a path calls [`check`] with what was committed. It runs itself again under valgrind, each time for a few
 //! messages and for many, and takes the difference: what both do, as starting and preparing, is not in it. Instructions are counted by
-//! callgrind, without those of checksums and of the C library's copies, which depend on the processor; allocations and copied bytes by
-//! DHAT.
+//! callgrind, without those of checksums, which depend on the processor, and of the C library, which depend on the processor (its copies)
+//! and on what was freed before (its allocator); allocations and copied bytes by DHAT.
 //!
 //! The counts are of the test profile. They belong to a compiler, a lock file and a C library, so they are compared within
-//! [`TOLERANCE`], both ways: a path that costs less than what is committed has to be committed as well, or the next one that
+//! a tolerance, both ways: a path that costs less than what is committed has to be committed as well, or the next one that
 //! costs more isn't found.
 
 #![expect(
@@ -26,19 +26,22 @@ use tempfile::TempDir;
 const MESSAGES: (u64, u64) = (1_000, 3_000);
 /// Tells a test that runs under valgrind how many messages it is to do.
 const TOLD: &str = "ALLUVIUM_COSTS_MESSAGES";
-/// By which part a count may differ from what is committed.
+/// By which part allocations and copied bytes may differ from what is committed.
 const TOLERANCE: f64 = 0.05;
+/// The same of instructions: which small functions the compiler copies into their callers differs between builds of the same
+/// source at another place, which was seen to be a ninth of them.
+const TOLERANCE_INSTRUCTIONS: f64 = 0.2;
 /// What a count may differ by that is next to nothing.
 const SLACK: f64 = 0.02;
 /// In the name of each function that computes a checksum.
 const CHECKSUM: &str = "crc";
-/// In the names of those that copy, fill and compare memory: some processors take an instruction for each byte.
-const MEMORY: [&str; 4] = ["memcpy", "memmove", "memset", "memcmp"];
+/// In the name of the C library's file.
+const C_LIBRARY: &str = "/libc.so";
 
 /// What a message costs.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Cost {
-    /// Instructions, without those of checksums and copies.
+    /// Instructions, without those of checksums and of the C library.
     pub instructions: f64,
     /// Blocks of memory that are allocated.
     pub allocations: f64,
@@ -55,10 +58,10 @@ impl fmt::Display for Cost {
 
 impl Cost {
     fn is_about(&self, other: &Self) -> bool {
-        let about = |a: f64, b: f64| (a - b).abs() <= SLACK + TOLERANCE * b;
-        about(self.instructions, other.instructions)
-            && about(self.allocations, other.allocations)
-            && about(self.copied, other.copied)
+        let about = |a: f64, b: f64, part: f64| (a - b).abs() <= SLACK + part * b;
+        about(self.instructions, other.instructions, TOLERANCE_INSTRUCTIONS)
+            && about(self.allocations, other.allocations, TOLERANCE)
+            && about(self.copied, other.copied, TOLERANCE)
     }
 }
 
@@ -116,35 +119,27 @@ fn total(told: &str) -> Option<(u64, u64)> {
     Some((bytes, words.nth(2)?.parse().ok()?))
 }
 
-/// What a function is to the count.
-enum Of {
-    Path,
-    Checksum,
-    Memory,
-}
-
-/// The instructions of all functions but checksums and copies in callgrind's file.
+/// The instructions of all functions but checksums and those of the C library in callgrind's file.
 ///
 /// Format: <https://valgrind.org/docs/manual/cl-format.html>.
 fn instructions(text: &str) -> u64 {
-    let (mut of, mut sum, mut checksums) = (Of::Path, 0, 0);
+    let (mut c_library, mut checksum) = (false, false);
+    let (mut sum, mut checksums) = (0, 0);
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
-        if let Some(function) = line.strip_prefix("fn=") {
-            of = match function {
-                _ if function.contains(CHECKSUM) => Of::Checksum,
-                _ if MEMORY.iter().any(|name| function.contains(name)) => Of::Memory,
-                _ => Of::Path,
-            };
+        if let Some(object) = line.strip_prefix("ob=") {
+            c_library = object.contains(C_LIBRARY);
+        } else if let Some(function) = line.strip_prefix("fn=") {
+            checksum = function.contains(CHECKSUM);
         } else if line.starts_with("calls=") {
             // What a callee cost is counted where it is done.
             lines.next();
         } else if line.starts_with(|c: char| c.is_ascii_digit()) {
             let cost: u64 = line.split_whitespace().nth(1).and_then(|cost| cost.parse().ok()).unwrap_or_default();
-            match of {
-                Of::Path => sum += cost,
-                Of::Checksum => checksums += cost,
-                Of::Memory => {}
+            if checksum {
+                checksums += cost;
+            } else if !c_library {
+                sum += cost;
             }
         }
     }
@@ -164,17 +159,17 @@ mod tests {
     }
 
     #[test]
-    fn instructions_are_those_of_functions_themselves_without_checksums_and_copies() {
-        let text = "events: Ir\n\nfl=a.rs\nfn=first\n10 5\n11 7\ncfn=crc_of\ncalls=1 20\n11 100\nfi=b.rs\n3 2\n\nfn=crc_of\n20 100\n\nfn=__memcpy_avx\n7 50\n\ntotals: 164\n";
-        assert_eq!(instructions(text), 14);
+    fn instructions_are_those_of_functions_themselves_without_checksums_and_the_c_library() {
+        let text = "events: Ir\n\nob=/a/libc-test\nfl=a.rs\nfn=first\n10 5\n11 7\ncob=/a/libc.so.6\ncfn=malloc\ncalls=1 20\n11 100\nfi=b.rs\n3 2\n\nfn=crc_of\n20 100\n\nob=/lib/libc.so.6\nfn=__memcpy_avx\n7 50\n\nob=/a/libc-test\nfn=second\n1 4\n\ntotals: 168\n";
+        assert_eq!(instructions(text), 18);
     }
 
     #[test]
     fn a_count_is_compared_both_ways() {
         let cost = |instructions, allocations, copied| Cost { instructions, allocations, copied };
         let committed = cost(1000.0, 2.0, 0.0);
-        assert!(cost(1040.0, 1.95, 0.01).is_about(&committed));
-        assert!(!cost(1060.0, 2.0, 0.0).is_about(&committed) && !cost(940.0, 2.0, 0.0).is_about(&committed));
+        assert!(cost(1150.0, 1.95, 0.01).is_about(&committed));
+        assert!(!cost(1250.0, 2.0, 0.0).is_about(&committed) && !cost(750.0, 2.0, 0.0).is_about(&committed));
         assert!(!cost(1000.0, 3.0, 0.0).is_about(&committed) && !cost(1000.0, 2.0, 1.0).is_about(&committed));
     }
 }

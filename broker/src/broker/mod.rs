@@ -67,6 +67,10 @@ const FORWARDED_SHARE: usize = 2;
 const TAKEOVER_SHARE: usize = 4;
 /// Which part of `read_bytes_max` may be kept for other readers.
 const RECENT_SHARE: usize = 4;
+/// How long metadata may take to answer before what was known is believed.
+const METADATA_PATIENCE: Duration = Duration::from_millis(500);
+/// Why something can't be known.
+const METADATA_UNAVAILABLE: &str = "METADATA_UNAVAILABLE";
 /// How many topics' records are kept.
 const TOPICS_MAX: usize = 4096;
 
@@ -84,6 +88,7 @@ struct Inner {
     /// Since when others have been there.
     seen: Mutex<moves::Seen>,
     remembered: Remembered,
+    subscriptions: subscriptions::UsedSubscriptions,
     deliver_metrics: DeliverMetrics,
     consumers: AtomicU64,
 }
@@ -235,6 +240,7 @@ impl Broker {
             placed,
             seen: Mutex::default(),
             remembered: Remembered::default(),
+            subscriptions: subscriptions::UsedSubscriptions::default(),
             deliver_metrics: DeliverMetrics::default(),
             consumers: AtomicU64::new(1),
         };
@@ -290,8 +296,10 @@ impl Broker {
         let partitions = context.partition_tasks.join(left()).await;
         context.own_tasks.stop();
         let own = context.own_tasks.join(left()).await;
-        let session = self.0.opener.session.borrow().registration().session.clone();
-        let ended = matches!(context.clock.timeout(left(), session.end()).await, Ok(Ok(())));
+        let last = self.0.opener.session.borrow().clone();
+        // What is still queued is not handed over: others may dispatch as soon as the session is known to be gone (M4, T3).
+        last.lease().end();
+        let ended = matches!(context.clock.timeout(left(), last.registration().session.clone().end()).await, Ok(Ok(())));
         in_time && sessions && partitions && own && ended
     }
 
@@ -384,15 +392,30 @@ impl Broker {
         placement::preferred(partition, placed, &self.0.peers.live(), &[]).map(|(name, _)| name.clone())
     }
 
-    /// The topic, by a linearizable read the first time and from a short-lived cache later; a fault when there is none.
+    /// The topic, by a linearizable read the first time and from a short-lived cache later; a fault when there is none. While
+    /// metadata doesn't answer, what was known is believed on (M7): whoever owns its partitions is fenced if it is gone.
     pub async fn topic(&self, name: &TopicName) -> Result<TopicInfo, Fault> {
-        let now = self.clock().mono();
-        if let Some((info, read_at)) = self.0.topics.lock().get(name)
-            && now.since(*read_at) < TOPIC_BELIEVED
-        {
-            return Ok(info.clone());
+        let known = self.0.topics.lock().get(name).cloned();
+        let Some((known, read_at)) = known else { return self.topic_now(name).await };
+        if self.clock().mono().since(read_at) < TOPIC_BELIEVED {
+            return Ok(known);
         }
-        self.topic_now(name).await
+        if let Some(found) = self.unless_away(self.topic_now(name)).await {
+            return found;
+        }
+        if let Some((_, read_at)) = self.0.topics.lock().get_mut(name) {
+            *read_at = self.clock().mono();
+        }
+        Ok(known)
+    }
+
+    /// What metadata says; nothing if it doesn't answer soon.
+    async fn unless_away<T>(&self, read: impl Future<Output = Result<T, Fault>>) -> Option<Result<T, Fault>> {
+        match self.clock().timeout(METADATA_PATIENCE, read).await {
+            Ok(Err(fault)) if fault.reason == METADATA_UNAVAILABLE => None,
+            Ok(answer) => Some(answer),
+            Err(_) => None,
+        }
     }
 
     /// The topic, by a linearizable read.
@@ -451,7 +474,7 @@ impl Broker {
 
 fn unreadable(error: ReadError) -> Fault {
     let text = format!("metadata can't be read now: {}", crate::error::chain(&error));
-    Fault::new(FaultKind::Unavailable, "METADATA_UNAVAILABLE", text)
+    Fault::new(FaultKind::Unavailable, METADATA_UNAVAILABLE, text)
 }
 
 fn unchanged(error: UpdateError) -> Fault {

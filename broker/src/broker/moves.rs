@@ -29,7 +29,7 @@ const ROUNDS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long saying that this broker is to go may take.
 const ANNOUNCE: Duration = Duration::from_secs(1);
-/// How long a broker may take to answer that is to be given something.
+/// How long a broker may take to answer that is to be given something, and metadata before something is let go.
 const ANSWERS: Duration = Duration::from_secs(1);
 /// How often it is looked whether something is to be moved that could not be moved before.
 const LOOK: Duration = Duration::from_secs(5);
@@ -98,20 +98,20 @@ impl Broker {
             return;
         }
         let open = self.0.opener.partitions.open().into_iter();
-        let mut misplaced: Vec<(PartitionHandle, Peer)> =
-            open.filter_map(|(id, handle)| Some((handle, self.rather(id, &[], Moved::Any)?))).collect();
+        let mut misplaced: Vec<(PartitionId, PartitionHandle, Peer)> =
+            open.filter_map(|(id, handle)| Some((id, handle, self.rather(id, &[], Moved::Any)?))).collect();
         if !self.context().is_leaving() {
             // Nothing is let go for one that lives by its session alone.
-            let targets: BTreeMap<SessionId, &(PartitionHandle, Peer)> =
-                misplaced.iter().map(|one| (one.1.session(), one)).collect();
+            let targets: BTreeMap<SessionId, (&PartitionHandle, &Peer)> =
+                misplaced.iter().map(|(_, handle, to)| (to.session(), (handle, to))).collect();
             let asked = targets.values().map(|(handle, to)| async { (to.session(), self.answers(to, handle).await) });
             let silent: BTreeSet<SessionId> =
                 join_all(asked).await.into_iter().filter(|(_, answers)| !answers).map(|(session, _)| session).collect();
-            misplaced.retain(|(_, to)| !silent.contains(&to.session()));
+            misplaced.retain(|(_, _, to)| !silent.contains(&to.session()));
         }
         let at_once = (misplaced.len() / ROUNDS).clamp(AT_ONCE.0, AT_ONCE.1);
         stream::iter(misplaced)
-            .for_each_concurrent(at_once, |(handle, to)| async move { self.hand_over(&handle, &to).await })
+            .for_each_concurrent(at_once, |(id, handle, to)| async move { self.hand_over(id, &handle, &to).await })
             .await;
     }
 
@@ -146,10 +146,17 @@ impl Broker {
         !after.is_zero() && self.0.seen.lock().is_there_for(session, self.context().clock.mono(), after)
     }
 
-    async fn hand_over(&self, handle: &PartitionHandle, to: &Peer) {
+    async fn hand_over(&self, id: PartitionId, handle: &PartitionHandle, to: &Peer) {
         let (context, name) = (self.context(), handle.name());
-        if handle.is_closing() {
-            // It is on the move already.
+        // It is on the move already, or metadata is away.
+        if handle.is_closing() || !(context.is_leaving() || self.lease().is_certain()) {
+            return;
+        }
+        // What needs metadata to be served again is not let go while that is away (M7).
+        if !context.is_leaving()
+            && !matches!(context.clock.timeout(ANSWERS, context.metadata.ownership().get(id)).await, Ok(Ok(_)))
+        {
+            tracing::warn!(partition = %name, to = %to.name(), "a partition is not handed over: metadata does not answer");
             return;
         }
         let begun = context.clock.mono();

@@ -273,23 +273,13 @@ impl Opener {
             context.metrics.failovers.inc();
         }
         // The takeover goes on to its end, so that no decision is left open because a read failed.
-        let in_force = try_join(policy_of(context, &topic.name, topic.id), specs_of(context, id));
+        let in_force = policy_of(context, &topic.name, topic.id);
         let taking_over = Box::pin(take_over(context, &claim, context.clock.mono()));
         let (found, in_force) = join(taking_over, in_force).await;
-        let (found, (in_force, subscriptions)) = (found?, in_force?);
+        let (found, in_force) = (found?, in_force?);
         let (policy, replication) = in_force.ok_or(OpenError::NoTopic)?;
         let lease = self.lease(&claim, &session);
-        let request = OpenRequest {
-            name: name.clone(),
-            topic_id: id.topic,
-            claim,
-            session,
-            found,
-            policy,
-            replication,
-            subscriptions,
-            lease,
-        };
+        let request = OpenRequest { name: name.clone(), topic_id: id.topic, claim, session, found, policy, replication, lease };
         PartitionTask::open(Arc::clone(context), request)
     }
 

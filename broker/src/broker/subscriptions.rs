@@ -3,6 +3,7 @@
 //! Nothing orders creations but metadata: whoever comes second finds the record. Who uses a subscription makes sure that its
 //! partition knows it ([`Broker::acquaint`]), whoever created it, and however far that has come.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use alluvium_metadata::{PartitionId, UpdateError};
@@ -10,10 +11,11 @@ use alluvium_proto::internal::v1 as wire;
 use alluvium_proto::status::to_status;
 use alluvium_proto::v1;
 use alluvium_types::fault::{Fault, FaultKind};
-use alluvium_types::ids::{Offset, PartitionIndex, Revision};
+use alluvium_types::ids::{Offset, PartitionIndex, Revision, TopicId};
 use alluvium_types::names::SubscriptionName;
 use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt, stream};
+use parking_lot::Mutex;
 use tonic::Status;
 
 use super::{Broker, Route, StartAt, TopicInfo, unchanged, unreadable};
@@ -22,6 +24,8 @@ use crate::topic::{PartitionHandle, SubscriptionKind};
 
 /// How long it may take to find out where a new subscription begins.
 const STARTS_PATIENCE: Duration = Duration::from_secs(30);
+/// How many subscriptions that were used here are kept in mind.
+const USED_MAX: usize = 16_384;
 /// How many partitions are asked for that at a time.
 const STARTS_AT_ONCE: usize = 16;
 
@@ -34,6 +38,28 @@ pub struct SubscriptionInfo {
     pub kind: SubscriptionKind,
     /// The revision that created its record.
     id: Revision,
+}
+
+/// The subscriptions that were used here, for when metadata doesn't answer.
+#[derive(Debug, Default)]
+pub(super) struct UsedSubscriptions(Mutex<HashMap<(TopicId, SubscriptionName), SubscriptionInfo>>);
+
+impl UsedSubscriptions {
+    fn get(&self, topic: TopicId, name: &SubscriptionName) -> Option<SubscriptionInfo> {
+        self.0.lock().get(&(topic, name.clone())).cloned()
+    }
+
+    fn put(&self, topic: TopicId, name: &SubscriptionName, found: Option<SubscriptionInfo>) {
+        let (mut used, key) = (self.0.lock(), (topic, name.clone()));
+        let Some(found) = found else {
+            used.remove(&key);
+            return;
+        };
+        if used.len() >= USED_MAX {
+            used.clear();
+        }
+        used.insert(key, found);
+    }
 }
 
 impl Broker {
@@ -79,9 +105,21 @@ impl Broker {
         self.configure(partition).await
     }
 
+    /// By a linearizable read. While metadata doesn't answer, what was known is believed (M7): partitions know better.
     async fn find_subscription(&self, topic: &TopicInfo, name: &SubscriptionName) -> Result<Option<SubscriptionInfo>, Fault> {
-        let found = self.metadata().subscriptions().get(topic.id, name).await.map_err(unreadable)?;
-        Ok(found.map(|found| SubscriptionInfo { name: name.clone(), kind: found.value.kind, id: found.create_revision }))
+        let read = async {
+            let found = self.metadata().subscriptions().get(topic.id, name).await.map_err(unreadable)?;
+            Ok(found.map(|found| SubscriptionInfo { name: name.clone(), kind: found.value.kind, id: found.create_revision }))
+        };
+        let Some(known) = self.0.subscriptions.get(topic.id, name) else {
+            let found = read.await?;
+            self.0.subscriptions.put(topic.id, name, found.clone());
+            return Ok(found);
+        };
+        let Some(found) = self.unless_away(read).await else { return Ok(Some(known)) };
+        let found = found?;
+        self.0.subscriptions.put(topic.id, name, found.clone());
+        Ok(found)
     }
 
     /// What a position means in a partition, by its owner.

@@ -70,9 +70,12 @@ impl Hold {
     }
 }
 
+/// The reason of the fault of a broker that may not dispatch.
+pub(crate) const DISPATCH_PAUSED: &str = "DISPATCH_PAUSED";
+
 /// The broker may not dispatch, and did not for so long that its clients should look for another (M4).
 pub(super) fn paused() -> Fault {
-    Fault::new(FaultKind::Unavailable, "DISPATCH_PAUSED", "this broker may not dispatch now; connect again")
+    Fault::new(FaultKind::Unavailable, DISPATCH_PAUSED, "this broker may not dispatch now; connect again")
 }
 
 /// The responses of a call, as the transport wants them.

@@ -56,6 +56,11 @@ impl DispatchLease {
         self.until.store(0, Ordering::Release);
     }
 
+    /// Whether the session is certain to live: metadata has answered of late.
+    pub(crate) fn is_certain(&self) -> bool {
+        self.clock.mono() < self.until()
+    }
+
     /// Whether dispatching to a subscription of this kind is allowed now. Only one that promises order waits for the former
     /// owner: its late deliveries are duplicates to a shared one, and their acks are refused.
     pub(crate) fn may_dispatch(&self, kind: SubscriptionKind) -> bool {
@@ -63,7 +68,7 @@ impl DispatchLease {
             SubscriptionKind::Exclusive => self.waits.load(Ordering::Acquire),
             SubscriptionKind::Shared => false,
         };
-        !waits && self.clock.mono() < self.until()
+        !waits && self.is_certain()
     }
 }
 

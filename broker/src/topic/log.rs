@@ -2,7 +2,8 @@
 //!
 //! A pure machine. Segments follow one another: the next may be opened ahead of its need and is listed then, but takes its first
 //! entry only after the one before is Closed in metadata and sealed (C66). Entries that a ledger hands back keep their
-//! offsets and go to the next one (C63). An empty ledger never rolls; an idle one closes.
+//! offsets and go to the next one (C63). An empty ledger never rolls; an old one rolls once the next is there, and an idle one closes,
+//! but not while metadata is away: neither could be written again before it is back (M7).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,6 +21,9 @@ use crate::publish::receipt::{Guarantee, Waiting};
 
 /// The most entries in flight; far below what a ledger's writer takes.
 const IN_FLIGHT_MAX: usize = 1024;
+
+/// An old ledger is closed without a next one if it was given nothing for so long.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// Something to be done by whoever drives the machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -83,7 +87,7 @@ struct Current {
     first: Offset,
     /// When it was given its first entry.
     begun: Mono,
-    appended_at: Mono,
+    idle_since: Mono,
     appended_entries: u64,
     appended_bytes: u64,
     /// What is confirmed of it.
@@ -94,7 +98,7 @@ struct Current {
 impl Current {
     const fn new(first: Offset, now: Mono) -> Self {
         let sealed = Sealed { end: first, messages: 0, bytes: 0, times: None };
-        Self { first, begun: now, appended_at: now, appended_entries: 0, appended_bytes: 0, sealed, entries: 0 }
+        Self { first, begun: now, idle_since: now, appended_entries: 0, appended_bytes: 0, sealed, entries: 0 }
     }
 
     fn confirm(&mut self, range: &EntryRange, bytes: usize) -> EntryId {
@@ -148,6 +152,8 @@ pub(crate) struct Log {
     retry_at: Option<Mono>,
     retry_after: Duration,
     close_wanted: bool,
+    /// Metadata may be away.
+    metadata_uncertain: bool,
     actions: VecDeque<LogAction>,
 }
 
@@ -167,6 +173,7 @@ impl Log {
             retry_at: None,
             retry_after,
             close_wanted: false,
+            metadata_uncertain: false,
             actions: VecDeque::new(),
         }
     }
@@ -206,6 +213,11 @@ impl Log {
         self.in_flight_bytes
     }
 
+    /// Whether a ledger takes appends.
+    pub(crate) const fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open(_))
+    }
+
     /// Whether nothing is in flight.
     pub(crate) fn nothing_in_flight(&self) -> bool {
         self.in_flight.is_empty()
@@ -219,6 +231,11 @@ impl Log {
     /// Rolls by other bounds from now on.
     pub(crate) const fn set_rollover(&mut self, rollover: Rollover) {
         self.rollover = rollover;
+    }
+
+    /// Whether metadata is certain to be there. While it isn't, nothing idle is closed.
+    pub(crate) const fn set_metadata_certain(&mut self, certain: bool) {
+        self.metadata_uncertain = !certain;
     }
 
     /// Closes the ledger that is written, if it holds anything, at the next occasion; without a successor.
@@ -278,7 +295,7 @@ impl Log {
             if current.appended_entries == 0 {
                 current.begun = now;
             }
-            current.appended_at = now;
+            current.idle_since = now;
             current.appended_entries += 1;
             current.appended_bytes += entry.body.len() as u64;
             self.actions.push_back(LogAction::Append {
@@ -299,7 +316,11 @@ impl Log {
     pub(crate) fn next_wakeup(&self) -> Option<Mono> {
         let due = match &self.phase {
             Phase::Open(current) if current.appended_entries > 0 => {
-                Some(current.begun.after(self.rollover.age).min(current.appended_at.after(self.idle_close)))
+                let ages = current.begun.after(self.rollover.age);
+                let old = (self.ahead == Ahead::None).then(|| self.retry_at.map_or(ages, |at| at.max(ages)));
+                let quiet = ages.max(current.idle_since.after(QUIET));
+                let idle = self.in_flight.is_empty().then(|| current.idle_since.after(self.idle_close).min(quiet));
+                old.into_iter().chain(idle).min()
             }
             _ => None,
         };
@@ -308,7 +329,7 @@ impl Log {
 
     /// Decides about rolling. Called after anything that changed it, and at its wakeup.
     pub(crate) fn step(&mut self, now: Mono) {
-        let Phase::Open(current) = &self.phase else {
+        let Phase::Open(current) = &mut self.phase else {
             if matches!(self.phase, Phase::Bare) && (!self.in_flight.is_empty() || self.retry_at.is_some_and(|at| at <= now)) {
                 if self.in_flight.is_empty() {
                     self.retry_at = None;
@@ -319,8 +340,15 @@ impl Log {
             return;
         };
         let bytes = current.appended_bytes;
+        let old = current.appended_entries > 0 && now.since(current.begun) >= self.rollover.age;
+        let idle_close = if old { QUIET.min(self.idle_close) } else { self.idle_close };
+        let mut idle = current.appended_entries > 0 && self.in_flight.is_empty() && now.since(current.idle_since) >= idle_close;
+        if idle && self.metadata_uncertain {
+            current.idle_since = now;
+            idle = false;
+        }
         if self.ahead == Ahead::None
-            && bytes >= self.rollover.bytes / 4 * 3
+            && ((old && !idle) || bytes >= self.rollover.bytes / 4 * 3)
             && !self.close_wanted
             && self.retry_at.is_none_or(|at| at <= now)
         {
@@ -332,10 +360,8 @@ impl Log {
             return;
         }
         // A busy log waits for the next ledger rather than for its creation, up to a point.
-        let full = bytes >= self.rollover.bytes && (self.ahead == Ahead::Ready || bytes >= self.overfull_bytes());
-        let old = now.since(current.begun) >= self.rollover.age;
-        let idle = self.in_flight.is_empty() && now.since(current.appended_at) >= self.idle_close;
-        if full || old || idle || self.close_wanted {
+        let due = (old || bytes >= self.rollover.bytes) && self.ahead == Ahead::Ready;
+        if due || bytes >= self.overfull_bytes() || idle || self.close_wanted {
             self.close_wanted = false;
             let Phase::Open(current) = std::mem::replace(&mut self.phase, Phase::Bare) else { return };
             self.phase = Phase::Closing(current);
@@ -591,13 +617,50 @@ mod tests {
         world.append(10);
         world.log.confirmed(entry(0));
         world.actions();
-        world.now = 50;
+        world.now = 95;
         world.append(10);
         world.log.confirmed(entry(1));
         world.actions();
         assert_eq!(world.log.next_wakeup(), Some(at(100)));
         world.now = 100;
+        assert_eq!(world.actions(), [LogAction::Create { first: None }]);
+        world.log.created(at(100), true);
         assert_eq!(world.actions(), [LogAction::Close]);
+        world.log.closed();
+        assert!(matches!(world.actions().as_slice(), [LogAction::Seal { begin_next: true, .. }]));
+    }
+
+    #[test]
+    fn an_old_ledger_that_is_given_nothing_closes_without_a_next_one() {
+        let mut world = World::new();
+        world.append(10);
+        world.actions();
+        world.now = 45;
+        world.append(10);
+        world.log.confirmed(entry(1));
+        assert_eq!(world.appends(), 1);
+        assert_eq!(world.log.next_wakeup(), Some(at(100)));
+        world.now = 100;
+        assert_eq!(world.actions(), [LogAction::Close]);
+    }
+
+    #[test]
+    fn m7_an_old_ledger_is_written_on_until_the_next_is_there_and_an_idle_one_until_metadata_is() {
+        let mut world = World::new();
+        world.append(10);
+        world.log.confirmed(entry(0));
+        world.actions();
+        world.log.set_metadata_certain(false);
+        for tries in 0..100 {
+            world.now = 100 + tries;
+            assert_eq!(world.actions(), [LogAction::Create { first: None }]);
+            world.log.created(at(world.now), false);
+            assert_eq!(world.log.next_wakeup(), Some(at(world.now + 1)), "tried again");
+            assert!(world.log.takes(usize::MAX));
+        }
+        world.log.set_metadata_certain(true);
+        world.now += 60;
+        assert!(world.actions().contains(&LogAction::Close), "it has been idle since metadata was seen to be away");
     }
 
     #[test]

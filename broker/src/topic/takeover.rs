@@ -16,12 +16,12 @@ use alluvium_types::ids::{EntryId, LedgerId, Offset};
 use alluvium_types::ledger::LedgerMetadata;
 use alluvium_types::time::{Mono, Timestamp};
 use bytes::Bytes;
-use futures::future::{join, join3, try_join, try_join_all};
+use futures::future::{join, join4, try_join, try_join_all};
 
-use super::hosted::CorruptState;
+use super::hosted::{CorruptState, SubscriptionSpec};
 use super::planted;
 use super::state_ledger::{Restored, newest_snapshot};
-use crate::broker::Context;
+use crate::broker::{Context, specs_of};
 use crate::error::OpenError;
 use crate::mutation::Mutation;
 use crate::ownership::Claim;
@@ -55,6 +55,9 @@ pub(crate) struct Found {
     pub(crate) covered: Offset,
     /// The subscriptions' records.
     pub(crate) subscriptions: Vec<Bytes>,
+    /// The subscriptions that there are. Read after the fence: what was acknowledged to one that is missing here is void, and
+    /// a former owner may learn of a new one until then (S1).
+    pub(crate) specs: Vec<SubscriptionSpec>,
 }
 
 /// The log as a takeover found it: everything sealed.
@@ -97,10 +100,14 @@ pub(crate) async fn take_over(context: &Context, claim: &Claim, now: Mono) -> Re
 
     // Nobody else appends from here on. What was found is written down while it is read; each goes on to its end, so that no
     // decision is left open because another one failed.
-    let (log, pointer, restored) =
-        join3(seal(context, claim, segments, closed), settle(metadata, claim, pointer), restore(context, state.as_ref(), now))
-            .await;
-    let (log, pointer, restored) = (log?, pointer?, restored?);
+    let (log, pointer, restored, specs) = join4(
+        seal(context, claim, segments, closed),
+        settle(metadata, claim, pointer),
+        restore(context, state.as_ref(), now),
+        specs_of(context, partition),
+    )
+    .await;
+    let (log, pointer, restored, specs) = (log?, pointer?, restored?, specs?);
     let Restored { mut dedup, covers, subscriptions } = restored;
     if !dedup.is_empty() {
         replay(context, &log, covers, &mut dedup, now).await?;
@@ -108,7 +115,7 @@ pub(crate) async fn take_over(context: &Context, claim: &Claim, now: Mono) -> Re
     let Log { segments, predecessor, end, server_time, .. } = log;
     // What was not fenced is not closed, whatever the planted bug says.
     let superseded = state.filter(|_| !mutations.has(Mutation::StateLedgerNotFenced));
-    Ok(Found { segments, predecessor, end, server_time, pointer, superseded, dedup, covered: covers, subscriptions })
+    Ok(Found { segments, predecessor, end, server_time, pointer, superseded, dedup, covered: covers, subscriptions, specs })
 }
 
 /// Seals what was recovered, in order.

@@ -49,7 +49,6 @@ pub(crate) struct OpenRequest {
     pub(crate) found: Found,
     pub(crate) policy: PartitionPolicy,
     pub(crate) replication: Replication,
-    pub(crate) subscriptions: Vec<SubscriptionSpec>,
     pub(crate) lease: DispatchLease,
 }
 
@@ -86,10 +85,20 @@ enum Wake {
 impl PartitionTask {
     /// Makes the task of a partition that was taken over, which the caller runs.
     pub(crate) fn open(context: Arc<Context>, request: OpenRequest) -> Result<(PartitionHandle, Self), OpenError> {
-        let OpenRequest { name, topic_id, claim, session, found, policy, replication, subscriptions, lease } = request;
+        let OpenRequest { name, topic_id, claim, session, found, policy, replication, lease } = request;
         let now = context.clock.mono();
-        let Found { segments, predecessor, end, server_time, pointer, superseded, dedup, covered, subscriptions: records } =
-            found;
+        let Found {
+            segments,
+            predecessor,
+            end,
+            server_time,
+            pointer,
+            superseded,
+            dedup,
+            covered,
+            subscriptions: records,
+            specs: found_specs,
+        } = found;
         let machine = Machine::restore(&records).map_err(OpenError::Corrupt)?;
         let sealed: Vec<Candidate> = segments
             .iter()
@@ -120,7 +129,7 @@ impl PartitionTask {
             retry_after: RETRY_AFTER,
         };
         let mut owner = Owner::new(now, context.config.owner(), start);
-        owner.configure(now, &subscriptions);
+        owner.configure(now, &found_specs);
         let bounds_now = owner.bounds();
         let (bounds, bounds_rx) = watch::channel(bounds_now);
         let cache = TailCache::new(context.config.cache_partition_bytes_max, context.tails.clone());
@@ -138,7 +147,7 @@ impl PartitionTask {
             DataLedgers::new(Arc::clone(&context), claim.clone(), Arc::clone(&readable), replication, segments, predecessor);
         let state = StateLedgers::new(Arc::clone(&context), claim.clone(), replication, pointer, superseded);
         let specs = Specs::new(Arc::clone(&context), claim.partition());
-        let (known, known_rx) = watch::channel(known(&subscriptions));
+        let (known, known_rx) = watch::channel(known(&found_specs));
         let (commands_tx, commands) = mpsc::channel(COMMAND_QUEUE);
         let (publishes_tx, publishes) = mpsc::channel(PUBLISH_QUEUE);
         let (closing, closing_rx) = watch::channel(false);
@@ -189,6 +198,7 @@ impl PartitionTask {
     pub(crate) async fn run(mut self) {
         let mut batches = Vec::with_capacity(PUBLISH_QUEUE);
         while !self.over {
+            self.owner.set_metadata_certain(self.session.lease().is_certain());
             self.owner.step(self.context.clock.mono(), self.context.clock.wall());
             self.act().await;
             if self.over {

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::time::Duration;
 
-use alluvium_proto::status::to_status;
+use alluvium_proto::status::{RemoteFault, to_status};
 use alluvium_proto::v1;
 use alluvium_runtime::backoff::Backoff;
 use alluvium_runtime::budget::BytesHeld;
@@ -44,7 +44,7 @@ use upstream::{Begun, Upstream, begin};
 use super::consume::some;
 use super::growth::{Grown, Growth};
 use super::line::{Ask, Said, Say};
-use super::outbox::{Hold, Outbox, Queued};
+use super::outbox::{DISPATCH_PAUSED, Hold, Outbox, Queued};
 use super::service::ConsumeEdge;
 use crate::broker::TopicInfo;
 use crate::forward::is_resumable;
@@ -529,8 +529,11 @@ where
             return Err(status);
         }
         tracing::debug!(topic = %self.traffic.topic().name, %status, ?partitions, "partitions of a stream are looked for anew");
-        for partition in &partitions {
-            self.edge.broker.moved(self.traffic.topic().id, *partition);
+        // One that pauses owns them still, as far as it knows; while metadata is away nobody could say who does (M7).
+        if RemoteFault::from(&status).reason != DISPATCH_PAUSED {
+            for partition in &partitions {
+                self.edge.broker.moved(self.traffic.topic().id, *partition);
+            }
         }
         if !self.stops {
             self.look_for(partitions, true);

@@ -155,6 +155,7 @@ pub(crate) struct Owner<H: Hosted> {
     retention_at: Mono,
     trimming: bool,
     used_at: Mono,
+    metadata_certain: bool,
     drain: Drain,
     stepped_at: Mono,
     shown: Bounds,
@@ -219,6 +220,7 @@ impl<H: Hosted> Owner<H> {
             retention_at: now,
             trimming: false,
             used_at: now,
+            metadata_certain: true,
             drain: Drain::No,
             stepped_at: now,
             shown: Bounds::default(),
@@ -344,7 +346,11 @@ impl<H: Hosted> Owner<H> {
             return Some(Fault::new(FaultKind::Busy, "STORAGE_FULL", text).retry_after(Duration::from_secs(1)));
         }
         (self.is_stalled(now) || self.log.is_held_up(now)).then(|| {
-            let text = "too few bookies answer to store messages; nothing of this was stored";
+            let text = if self.log.is_open() {
+                "too few bookies answer to store messages; nothing of this was stored"
+            } else {
+                "no ledger can be begun, because etcd doesn't answer or too few bookies do; nothing of this was stored"
+            };
             Fault::new(FaultKind::Unavailable, "STORAGE_UNAVAILABLE", text).retry_after(Duration::from_secs(1))
         })
     }
@@ -548,6 +554,12 @@ impl<H: Hosted> Owner<H> {
     }
 
     /// Whether nobody has used it for long, and nothing is under way.
+    /// Whether metadata is certain to be there. While it isn't, nothing is closed or let go because it is idle (M7).
+    pub(crate) const fn set_metadata_certain(&mut self, certain: bool) {
+        self.log.set_metadata_certain(certain);
+        self.metadata_certain = certain;
+    }
+
     fn is_idle(&self, now: Mono) -> bool {
         now.since(self.used_at) >= self.config.release_after
             && !self.is_waiting()
@@ -604,10 +616,13 @@ impl<H: Hosted> Owner<H> {
         if now.since(self.progress_at) < self.config.answer_after {
             return;
         }
-        let text = format!(
-            "not confirmed for {} s, because too few bookies store messages now: it may be stored later, or not",
-            self.config.answer_after.as_secs_f32()
-        );
+        let why = if self.log.is_open() {
+            "too few bookies store messages now"
+        } else {
+            "a ledger has to be ended or begun, and etcd or too many bookies don't answer"
+        };
+        let after = self.config.answer_after.as_secs_f32();
+        let text = format!("not confirmed for {after} s, because {why}: it may be stored later, or not");
         let fault = Fault::new(FaultKind::OutcomeUnknown, "CONFIRMATION_LATE", text).retry_after(Duration::from_secs(1));
         self.told.extend(self.log.take_all_waiting().map(|one| one.failed(&fault)));
     }
@@ -663,7 +678,11 @@ impl<H: Hosted> Owner<H> {
 
     fn step_drain(&mut self, now: Mono) {
         if self.drain == Drain::No && self.is_idle(now) {
-            self.drain = Drain::Emptying;
+            if self.metadata_certain {
+                self.drain = Drain::Emptying;
+            } else {
+                self.used_at = now;
+            }
         }
         if self.drain == Drain::Emptying && !self.is_waiting() {
             self.drain = Drain::Closing;

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use alluvium_client::Start;
+use alluvium_client::admin::Policies;
+use alluvium_client::{Client, Message, MessageId, Start};
 use alluvium_tests::{Cluster, eventually};
 
 use crate::load::{LIMIT, Load, PARTITIONS, TOPIC, assert_whole, create_topic, number};
@@ -13,9 +14,54 @@ const FIRST: usize = 2_000;
 /// When at the latest a broker dispatches no more that can't renew its session of two seconds, and what it sent has come.
 const PAUSED_WITHIN: Duration = Duration::from_millis(2_500);
 
-async fn open_partitions_go_on(away: Duration) {
-    let mut cluster = Cluster::start(3, 1);
+/// A topic that is in use, and whose clients come anew while etcd is away. Its ledgers come of age then.
+struct Aside {
+    ids: Vec<MessageId>,
+}
+
+const ASIDE: &str = "public/default/aside";
+const ASIDE_PARTITIONS: u32 = 4;
+const ASIDE_SUBSCRIPTION: &str = "s";
+
+impl Aside {
+    async fn start(client: &Client) -> Self {
+        let policies = Policies { rollover_ms: Some(3_000), ..Policies::default() };
+        client.admin().create_topic(ASIDE, ASIDE_PARTITIONS, policies).await.expect("created");
+        let consumer =
+            client.consumer(ASIDE).subscription(ASIDE_SUBSCRIPTION).start(Start::Earliest).build().await.expect("built");
+        let ids = Self::publish(client).await;
+        client.admin().acknowledge(ASIDE, ASIDE_SUBSCRIPTION, &ids[..1]).await.expect("acknowledged");
+        consumer.close().await.expect("closed");
+        Self { ids }
+    }
+
+    /// A message to each partition, by a new producer.
+    async fn publish(client: &Client) -> Vec<MessageId> {
+        let producer = client.producer(ASIDE).build().await.expect("a new producer is let in");
+        let mut ids = Vec::new();
+        for partition in 0..ASIDE_PARTITIONS {
+            let receipt = producer.send(Message::new("x").partition(partition)).await.expect("stored");
+            ids.push(receipt.id().expect("the server says where"));
+        }
+        producer.close().await.expect("closed");
+        ids
+    }
+
+    async fn goes_on(&self, client: &Client) {
+        let new = Self::publish(client).await;
+        let mut reader = client.reader(ASIDE).start(Start::Earliest).build().await.expect("a new reader is let in");
+        for _ in 0..self.ids.len() + new.len() {
+            let read = tokio::time::timeout(LIMIT, reader.next()).await.expect("in time");
+            read.expect("the stream goes on").expect("readable");
+        }
+        client.admin().acknowledge(ASIDE, ASIDE_SUBSCRIPTION, &self.ids[1..]).await.expect("acknowledged while etcd is away");
+    }
+}
+
+async fn open_partitions_go_on(away: Duration, brokers: usize) {
+    let mut cluster = Cluster::start(3, brokers);
     let client = create_topic(&cluster).await;
+    let aside = Aside::start(&client).await;
     let mut consumer = client.consumer(TOPIC).subscription("s").exclusive().start(Start::Earliest).build().await.expect("built");
     let mut reader = client.reader(TOPIC).start(Start::Earliest).build().await.expect("built");
     // One that takes all that comes, and remembers when.
@@ -48,6 +94,7 @@ async fn open_partitions_go_on(away: Duration) {
             last = now;
         }
     }
+    aside.goes_on(&client).await;
     println!("etcd was away for {away:?}: {} are acknowledged, {read} were read meanwhile", load.acknowledged());
     let back = Instant::now();
     cluster.etcd.restart();
@@ -71,23 +118,21 @@ async fn open_partitions_go_on(away: Duration) {
     assert_whole(&client, total).await;
     // The sessions are those of before, or new ones: either way new decisions are made.
     client.admin().create_topic("public/default/later", 1, Default::default()).await.expect("created");
-    client
-        .producer("public/default/later")
-        .build()
-        .await
-        .expect("built")
-        .send(alluvium_client::Message::new("x"))
-        .await
-        .expect("stored");
+    client.producer("public/default/later").build().await.expect("built").send(Message::new("x")).await.expect("stored");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn m7_open_partitions_go_on_while_etcd_is_away_and_deliveries_resume() {
-    open_partitions_go_on(Duration::from_secs(6)).await;
+    open_partitions_go_on(Duration::from_secs(6), 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m7_open_partitions_of_several_brokers_go_on_while_etcd_is_away() {
+    open_partitions_go_on(Duration::from_secs(8), 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "the long form of the one above: cargo test -p alluvium-tests --test cluster -- --ignored"]
 async fn m7_open_partitions_go_on_while_etcd_is_away_for_a_minute() {
-    open_partitions_go_on(Duration::from_secs(60)).await;
+    open_partitions_go_on(Duration::from_secs(60), 3).await;
 }

@@ -553,13 +553,13 @@ impl<H: Hosted> Owner<H> {
         }
     }
 
-    /// Whether nobody has used it for long, and nothing is under way.
     /// Whether metadata is certain to be there. While it isn't, nothing is closed or let go because it is idle (M7).
     pub(crate) const fn set_metadata_certain(&mut self, certain: bool) {
         self.log.set_metadata_certain(certain);
         self.metadata_certain = certain;
     }
 
+    /// Whether nobody has used it for long, and nothing is under way.
     fn is_idle(&self, now: Mono) -> bool {
         now.since(self.used_at) >= self.config.release_after
             && !self.is_waiting()

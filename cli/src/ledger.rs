@@ -18,7 +18,7 @@ pub(crate) enum Ledger {
     },
     /// List all ledgers
     List {
-        /// Only those that are short of copies
+        /// Only those that are short of copies, or have some on bookies that are not alive
         #[arg(long)]
         under_replicated: bool,
     },
@@ -42,6 +42,7 @@ struct Fragment {
     first_entry: u64,
     bookies: Vec<String>,
     short: Vec<String>,
+    absent: Vec<String>,
 }
 
 impl From<admin::Ledger> for View {
@@ -57,6 +58,7 @@ impl From<admin::Ledger> for View {
             first_entry: fragment.first_entry,
             bookies: fragment.bookies,
             short: fragment.short,
+            absent: fragment.absent,
         };
         Self {
             id: ledger.id,
@@ -93,12 +95,12 @@ impl Show for View {
 
 impl Show for Fragment {
     fn columns() -> &'static [&'static str] {
-        &["FIRST ENTRY", "BOOKIES", "SHORT"]
+        &["FIRST ENTRY", "BOOKIES", "SHORT", "NOT ALIVE"]
     }
 
     fn row(&self) -> Vec<String> {
-        let short = if self.short.is_empty() { "-".to_owned() } else { self.short.join(",") };
-        vec![self.first_entry.to_string(), self.bookies.join(","), short]
+        let some = |bookies: &[String]| if bookies.is_empty() { "-".to_owned() } else { bookies.join(",") };
+        vec![self.first_entry.to_string(), self.bookies.join(","), some(&self.short), some(&self.absent)]
     }
 }
 

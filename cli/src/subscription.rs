@@ -112,6 +112,7 @@ struct Cursor {
     delayed: u64,
     unreadable: u64,
     blocked: u64,
+    paused: String,
     consumers: Vec<Consumer>,
 }
 
@@ -159,6 +160,7 @@ impl From<admin::PartitionCursor> for Cursor {
             delayed: cursor.delayed,
             unreadable: cursor.unreadable,
             blocked: cursor.blocked,
+            paused: cursor.paused,
             consumers: cursor.consumers.into_iter().map(consumer).collect(),
         }
     }
@@ -187,7 +189,7 @@ impl Show for Whole {
 
 impl Show for Cursor {
     fn columns() -> &'static [&'static str] {
-        &["PARTITION", "NEXT", "END", "LAG", "BACKLOG", "RANGES", "IN FLIGHT", "DELAYED", "UNREADABLE", "CONSUMERS"]
+        &["PARTITION", "NEXT", "END", "LAG", "BACKLOG", "RANGES", "IN FLIGHT", "DELAYED", "UNREADABLE", "CONSUMERS", "PAUSED"]
     }
 
     fn row(&self) -> Vec<String> {
@@ -204,7 +206,8 @@ impl Show for Cursor {
             self.unreadable,
         ];
         let consumers = if consumers.is_empty() { "-".to_owned() } else { consumers.join(",") };
-        figures.iter().map(u64::to_string).chain([consumers]).collect()
+        let paused = if self.paused.is_empty() { "-".to_owned() } else { self.paused.clone() };
+        figures.iter().map(u64::to_string).chain([consumers, paused]).collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Bookies: who bears a name across its lives (B11), and who is alive.
 
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -56,6 +57,11 @@ pub struct LiveBookie {
     pub session: SessionId,
     /// What it says of itself.
     pub info: BookieInfo,
+}
+
+/// Whether this bookie is among those that live, and with the directory that is meant.
+pub fn lives(live: &BTreeMap<BookieName, LiveBookie>, bookie: &BookieId) -> bool {
+    live.get(&bookie.name).is_some_and(|live| live.incarnation == bookie.incarnation)
 }
 
 /// The repository of bookies.

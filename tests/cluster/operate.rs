@@ -60,8 +60,19 @@ async fn operators_see_what_is_where_and_what_is_not_well() {
     cluster.tool("broker-1", &["broker", "drain", "broker-0", "--undo"]).ok();
     cluster.tool("broker-1", &["broker", "drain", "broker-1", "--undo"]).ok();
 
-    // A bookie goes: what is written from now on is short of copies, and somebody should look.
+    // A bookie goes: what it holds and what is written from now on is short of copies, and somebody should look.
+    let complete = json(&cluster.tool("broker-1", &["ledger", "list", "--under-replicated", "-o", "json"]));
+    assert!(complete["ledgers"].as_array().expect("listed").is_empty(), "{complete}");
+    let held = json(&cluster.tool("broker-1", &["ledger", "list", "-o", "json"]));
     cluster.kill("bookie-2");
+    eventually("its copies are missed", LIMIT, async || {
+        let short = json(&cluster.tool("broker-1", &["ledger", "list", "--under-replicated", "-o", "json"]));
+        let short = short["ledgers"].as_array()?;
+        let missed = |ledger: &Value| ledger["fragments"][0]["absent"][0].as_str().is_some_and(|id| id.starts_with("bookie-2@"));
+        let all = held["ledgers"].as_array()?.iter().all(|had| short.iter().any(|now| now["id"] == had["id"] && missed(now)));
+        all.then_some(())
+    })
+    .await;
     eventually("ledgers are short of copies", LIMIT, async || {
         tokio::time::timeout(Duration::from_secs(10), producer.send(Message::new("y"))).await.expect("in time").expect("stored");
         let short = cluster.tool("broker-1", &["ledger", "list", "--under-replicated", "-o", "json"]);

@@ -1,13 +1,15 @@
 //! A look at the cluster: how it is, its bookies and its ledgers.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use alluvium_metadata::ReadError;
 use alluvium_metadata::auditor::Auditor;
+use alluvium_metadata::bookies::{LiveBookie, lives};
 use alluvium_proto::v1;
 use alluvium_proto::v1::cluster_service_server::ClusterService;
 use alluvium_types::ids::LedgerId;
-use alluvium_types::ledger::{Fragment, LedgerClass, LedgerMetadata, LedgerState};
+use alluvium_types::ledger::{BookieId, Fragment, LedgerClass, LedgerMetadata, LedgerState};
 use alluvium_types::names::BookieName;
 use alluvium_types::replication::Replication;
 use tonic::{Request, Response, Status};
@@ -67,7 +69,13 @@ impl ClusterService for AdminEdge {
     }
 }
 
-fn shown(ledger: &LedgerMetadata) -> v1::Ledger {
+/// Short of copies by its record, or with some on bookies that don't live. Deleted ones need none.
+fn lacks_copies(ledger: &v1::Ledger) -> bool {
+    let absent = ledger.fragments.iter().any(|fragment| !fragment.absent.is_empty());
+    (ledger.under_replicated || absent) && ledger.state() != v1::LedgerState::Deleting
+}
+
+fn shown(ledger: &LedgerMetadata, live: &BTreeMap<BookieName, LiveBookie>) -> v1::Ledger {
     let (state, last_entry) = match ledger.state {
         LedgerState::Open => (v1::LedgerState::Open, None),
         LedgerState::Recovering { .. } => (v1::LedgerState::Recovering, None),
@@ -81,17 +89,19 @@ fn shown(ledger: &LedgerMetadata) -> v1::Ledger {
         last_entry,
         replication: Some(policies::replication(ledger.replication)),
         wanted_replication: Some(policies::replication(ledger.wanted)),
-        fragments: ledger.fragments.iter().map(fragment).collect(),
+        fragments: ledger.fragments.iter().map(|one| fragment(one, live)).collect(),
         under_replicated: ledger.is_under_replicated(),
         essential: ledger.class == LedgerClass::Essential,
     }
 }
 
-fn fragment(fragment: &Fragment) -> v1::LedgerFragment {
+fn fragment(fragment: &Fragment, live: &BTreeMap<BookieName, LiveBookie>) -> v1::LedgerFragment {
+    let absent = fragment.ensemble.iter().filter(|bookie| !lives(live, bookie));
     v1::LedgerFragment {
         first_entry: fragment.first.get(),
         bookies: fragment.ensemble.iter().map(ToString::to_string).collect(),
         short: fragment.short.iter().map(|index| fragment.ensemble[*index].to_string()).collect(),
+        absent: absent.map(ToString::to_string).collect(),
     }
 }
 
@@ -160,9 +170,8 @@ impl AdminEdge {
         let (mut absent, mut after) = (Vec::new(), None);
         loop {
             let page = self.broker.metadata().bookies().list(after.as_ref(), BOOKIES_AT_ONCE).await?;
-            let away = |name: &BookieName, incarnation| live.get(name).is_none_or(|live| live.incarnation != incarnation);
-            let records = page.records.into_iter();
-            absent.extend(records.filter(|(name, known)| away(name, known.value.incarnation)).map(|(name, _)| name));
+            let known = page.records.into_iter().map(|(name, known)| BookieId { name, incarnation: known.value.incarnation });
+            absent.extend(known.filter(|bookie| !lives(&live, bookie)).map(|bookie| bookie.name));
             after = page.next;
             if after.is_none() {
                 return Ok(absent);
@@ -187,7 +196,7 @@ impl AdminEdge {
 
     async fn ledger_found(&self, id: LedgerId) -> Result<v1::Ledger, Refused> {
         let found = self.broker.metadata().ledgers().get(id).await?;
-        found.map(|l| shown(&l.value)).ok_or_else(|| absent("ledger", "LEDGER_NOT_FOUND", id))
+        found.map(|l| shown(&l.value, &self.broker.live_bookies())).ok_or_else(|| absent("ledger", "LEDGER_NOT_FOUND", id))
     }
 
     async fn ledgers_listed(&self, request: &v1::ListLedgersRequest) -> Result<v1::ListLedgersResponse, Refused> {
@@ -197,13 +206,13 @@ impl AdminEdge {
             "" => None,
             token => Some(LedgerId::new(token.parse().map_err(|_| page::bad_token())?)),
         };
+        let live = self.broker.live_bookies();
         let (mut ledgers, mut scanned) = (Vec::new(), 0);
         loop {
             let listing = self.broker.metadata().ledgers().list(after, size - ledgers.len()).await?;
             scanned += listing.records.len();
-            let wanted =
-                listing.records.iter().map(|l| &l.value).filter(|l| !request.under_replicated_only || l.is_under_replicated());
-            ledgers.extend(wanted.map(shown));
+            let all = listing.records.iter().map(|ledger| shown(&ledger.value, &live));
+            ledgers.extend(all.filter(|ledger| !request.under_replicated_only || lacks_copies(ledger)));
             after = listing.next;
             // A page may be short, but a caller is never made to wait for a scan of everything.
             if after.is_none() || ledgers.len() >= size || scanned >= SCANNED_MAX {

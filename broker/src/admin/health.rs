@@ -68,7 +68,10 @@ pub(super) fn findings(facts: &Facts<'_>) -> Vec<Finding> {
             say(Health::Degraded, "LEDGERS_UNDER_REPLICATED", text);
         }
         if audit.on_absent_bookies > 0 {
-            let text = format!("{} ledgers have copies on bookies that were not alive", audit.on_absent_bookies);
+            let text = format!(
+                "{} ledgers have copies on bookies that were not alive; `ledger list --under-replicated` says which",
+                audit.on_absent_bookies
+            );
             say(Health::Degraded, "LEDGERS_ON_ABSENT_BOOKIES", text);
         }
     }

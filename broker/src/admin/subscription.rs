@@ -182,7 +182,8 @@ impl AdminEdge {
                         self.broker.acquaint(&partition, subscription).await?;
                         partition.stats(&subscription.name).await
                     };
-                    stats.await.map(|stats| cursor(index, &stats)).map_err(|fault| to_status(&fault))
+                    let paused = partition.why_paused(subscription.kind);
+                    stats.await.map(|stats| cursor(index, &stats, paused)).map_err(|fault| to_status(&fault))
                 }
                 Route::There(peer) => {
                     let (topic, subscription) = (topic.name.to_string(), subscription.name.to_string());
@@ -263,7 +264,7 @@ pub(crate) fn position(position: Option<v1::Position>) -> Result<StartAt, Fault>
 }
 
 /// A cursor's figures, as a caller is told.
-pub(crate) fn cursor(partition: PartitionIndex, stats: &CursorStats) -> v1::PartitionCursor {
+pub(crate) fn cursor(partition: PartitionIndex, stats: &CursorStats, paused: Option<String>) -> v1::PartitionCursor {
     v1::PartitionCursor {
         partition: partition.get(),
         next_offset: stats.next.get(),
@@ -274,6 +275,7 @@ pub(crate) fn cursor(partition: PartitionIndex, stats: &CursorStats) -> v1::Part
         delayed: stats.delayed,
         unreadable: stats.unreadable,
         blocked: stats.blocked,
+        paused: paused.unwrap_or_default(),
         consumers: stats
             .consumers
             .iter()

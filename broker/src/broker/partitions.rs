@@ -36,6 +36,8 @@ use crate::topic::{PartitionHandle, SubscriptionSpec};
 const OPEN_PATIENCE: Duration = Duration::from_secs(20);
 /// How many subscriptions are read at a time.
 const SPECS_PAGE: usize = 64;
+/// After how long it is said that a former owner's session is waited for.
+const FORMER_IS_LONG: Duration = Duration::from_secs(30);
 /// How often a former owner's session is looked for.
 const FORMER_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -278,7 +280,7 @@ impl Opener {
         let (found, in_force) = join(taking_over, in_force).await;
         let (found, in_force) = (found?, in_force?);
         let (policy, replication) = in_force.ok_or(OpenError::NoTopic)?;
-        let lease = self.lease(&claim, &session);
+        let lease = self.lease(name, &claim, &session);
         let request = OpenRequest { name: name.clone(), topic_id: id.topic, claim, session, found, policy, replication, lease };
         PartitionTask::open(Arc::clone(context), request)
     }
@@ -294,8 +296,8 @@ impl Opener {
     }
 
     /// Dispatching waits until the sessions of all former owners are gone for certain (M4).
-    fn lease(&self, claim: &Claim, session: &Session) -> DispatchLease {
-        let context = Arc::clone(&self.context);
+    fn lease(&self, name: &PartitionName, claim: &Claim, session: &Session) -> DispatchLease {
+        let (context, partition) = (Arc::clone(&self.context), name.clone());
         let mut former = claim.former().to_vec();
         if former.is_empty() || context.mutations.has(Mutation::OrderedDispatchBeforeFormerIsGone) {
             return session.lease().clone();
@@ -304,7 +306,18 @@ impl Opener {
         let waiting = lease.clone();
         let _background = self.context.background.enter();
         self.context.partition_tasks.spawn("former-owners", OnFailure::Log, async move {
+            let (begun, mut said) = (context.clock.mono(), false);
             while let Some(holder) = former.last() {
+                waiting.waits_for(&holder.broker);
+                if !said && context.clock.mono().since(begun) >= FORMER_IS_LONG {
+                    said = true;
+                    tracing::warn!(
+                        %partition,
+                        former = %holder.broker,
+                        address = holder.address,
+                        "ordered subscriptions wait for the session of a former owner that refuses connections and yet lives"
+                    );
+                }
                 if let Ok(false) = context.metadata.ownership().is_live(holder).await {
                     former.pop();
                     continue;

@@ -169,7 +169,8 @@ impl ForwardService for ForwardEdge {
             let subscription = broker.subscription(&topic, &name, None, None).await?;
             let partition = broker.partition(&topic, index).await?;
             broker.acquaint(&partition, &subscription).await?;
-            Ok(cursor(index, &partition.stats(&name).await?))
+            let paused = partition.why_paused(subscription.kind);
+            Ok(cursor(index, &partition.stats(&name).await?, paused))
         };
         Ok(Response::new(wire::InspectCursorResponse { cursor: Some(found.await.map_err(told)?) }))
     }

@@ -133,6 +133,18 @@ pub(crate) struct Claim {
     pub(crate) fresh: bool,
 }
 
+/// What a claim was answered with, and what it cost others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Granted {
+    /// The claim.
+    pub(crate) claim: Claim,
+    /// Whether what was sent under the claim before is forgotten.
+    pub(crate) forgotten: bool,
+    /// Who was forgotten for it: to be made durable before what is known of others, or a checkpoint would say of them what was
+    /// true long ago (D1, D7).
+    pub(crate) gone: Vec<ProducerName>,
+}
+
 /// Bounds of the map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct DedupLimits {
@@ -247,43 +259,43 @@ impl Dedup {
     }
 
     /// Gives `name` a new epoch and forgets whoever was silent too long, or longest where memory is short. Older epochs of
-    /// the name are refused from now on (D5). `last_epoch` is what the client held before: whether what it sent under that is
-    /// forgotten is the second answer.
-    pub(crate) fn claim(&mut self, name: &ProducerName, last_epoch: Option<u64>, now: (Mono, Timestamp)) -> (Claim, bool) {
-        self.forget_silent(now.0);
+    /// the name are refused from now on (D5). `last_epoch` is what the client held before.
+    pub(crate) fn claim(&mut self, name: &ProducerName, last_epoch: Option<u64>, now: (Mono, Timestamp)) -> Granted {
+        let mut gone = self.forget_silent(now.0);
         let known = self.rows.get(name).map(|row| row.producer.first_epoch);
         let forgotten = last_epoch.is_some_and(|last| known.is_none_or(|first| last < first) || last > self.last_epoch);
         let claim = Claim { name: name.clone(), epoch: self.last_epoch + 1, fresh: known.is_none() };
-        self.claimed(&claim, now);
+        gone.extend(self.claimed(&claim, now));
         if let Some(row) = self.rows.get_mut(name) {
             row.usable = false;
         }
-        (claim, forgotten)
+        Granted { claim, forgotten, gone }
     }
 
-    /// Takes a claim over, from a state ledger or from [`Dedup::claim`].
-    pub(crate) fn claimed(&mut self, claim: &Claim, now: (Mono, Timestamp)) {
+    /// Takes a claim over, from a state ledger or from [`Dedup::claim`]; says who had to go for it.
+    pub(crate) fn claimed(&mut self, claim: &Claim, now: (Mono, Timestamp)) -> Vec<ProducerName> {
         self.last_epoch = self.last_epoch.max(claim.epoch);
         if claim.fresh {
-            self.remove(&claim.name);
+            self.forget(&claim.name);
+            let producer = Producer {
+                name: claim.name.clone(),
+                first_epoch: claim.epoch,
+                epoch: claim.epoch,
+                next_sequence: 0,
+                active: now.1,
+                runs: VecDeque::new(),
+            };
+            self.insert(producer, now.0, true);
+            return self.make_room(&claim.name);
         }
+        // Whoever is not known here, though it once was, had to go when this was read: it stays unknown (D7).
         if let Some(row) = self.rows.get_mut(&claim.name) {
             row.producer.epoch = claim.epoch;
-            row.producer.active = now.1;
+            row.producer.active = row.producer.active.max(now.1);
             row.heard = now.0;
             row.dirty = true;
-            return;
         }
-        let producer = Producer {
-            name: claim.name.clone(),
-            first_epoch: claim.epoch,
-            epoch: claim.epoch,
-            next_sequence: 0,
-            active: now.1,
-            runs: VecDeque::new(),
-        };
-        self.insert(producer, now.0, true);
-        self.make_room(&claim.name);
+        Vec::new()
     }
 
     /// The claim is durable. The sequence answered is the last one, if there is any; the caller answers once everything
@@ -297,7 +309,7 @@ impl Dedup {
     /// Takes a row of a snapshot or a checkpoint over.
     pub(crate) fn restore(&mut self, producer: Producer, now: Mono) {
         self.last_epoch = self.last_epoch.max(producer.epoch);
-        self.remove(&producer.name);
+        self.forget(&producer.name);
         // Only what was durable was written down.
         self.durable = self.durable.max(producer.runs.back().map_or(Offset::ZERO, |run| run.end()));
         let name = producer.name.clone();
@@ -367,19 +379,21 @@ impl Dedup {
         self.rows.insert(row.producer.name.clone(), row);
     }
 
-    fn remove(&mut self, name: &ProducerName) {
+    /// Whoever it is is not known any more.
+    pub(crate) fn forget(&mut self, name: &ProducerName) {
         if let Some(row) = self.rows.remove(name) {
             self.bytes -= row.producer.bytes();
         }
     }
 
-    fn forget_silent(&mut self, now: Mono) {
+    fn forget_silent(&mut self, now: Mono) -> Vec<ProducerName> {
         let expiry = self.limits.expiry;
         let silent: Vec<ProducerName> =
             self.rows.iter().filter(|(_, row)| now.since(row.heard) >= expiry).map(|(name, _)| name.clone()).collect();
-        for name in silent {
-            self.remove(&name);
+        for name in &silent {
+            self.forget(name);
         }
+        silent
     }
 
     /// Lets the oldest eighth of memory go while the runs are over the bound: what is repeated of them is refused as too old. One
@@ -410,10 +424,11 @@ impl Dedup {
     }
 
     /// Forgets the longest silent ones while the map is over its bound though old runs are gone, but never `keep`.
-    fn make_room(&mut self, keep: &ProducerName) {
+    fn make_room(&mut self, keep: &ProducerName) -> Vec<ProducerName> {
         self.shed_runs();
+        let mut gone = Vec::new();
         if self.bytes <= self.limits.bytes_max {
-            return;
+            return gone;
         }
         let mut order: Vec<(Mono, Timestamp, ProducerName)> =
             self.rows.values().map(|row| (row.heard, row.producer.active, row.producer.name.clone())).collect();
@@ -424,10 +439,12 @@ impl Dedup {
                 break;
             }
             if name != *keep {
-                self.remove(&name);
+                self.forget(&name);
+                gone.push(name);
             }
         }
         self.shed_past = self.limits.bytes_max;
+        gone
     }
 }
 
@@ -450,9 +467,9 @@ mod tests {
     }
 
     fn claim(dedup: &mut Dedup, producer: &str, last: Option<u64>) -> (u64, bool) {
-        let (claim, forgotten) = dedup.claim(&name(producer), last, at(0));
-        dedup.claim_durable(&claim).expect("newest");
-        (claim.epoch, forgotten)
+        let granted = dedup.claim(&name(producer), last, at(0));
+        dedup.claim_durable(&granted.claim).expect("newest");
+        (granted.claim.epoch, granted.forgotten)
     }
 
     fn judge(dedup: &mut Dedup, producer: &str, epoch: u64, first_sequence: u64, count: u32, offset: u64) -> Verdict {
@@ -516,7 +533,7 @@ mod tests {
         let mut dedup = Dedup::new(LIMITS);
         let (old, _) = claim(&mut dedup, "p", None);
         judge(&mut dedup, "p", old, 0, 3, 0);
-        let (claim, forgotten) = dedup.claim(&name("p"), None, at(1));
+        let Granted { claim, forgotten, .. } = dedup.claim(&name("p"), None, at(1));
         assert!(!forgotten);
         assert_eq!(reason(judge(&mut dedup, "p", old, 3, 1, 3)), "PRODUCER_FENCED");
         assert_eq!(reason(judge(&mut dedup, "p", claim.epoch, 3, 1, 3)), "PRODUCER_UNKNOWN", "not durable yet");
@@ -531,15 +548,13 @@ mod tests {
         let (epoch, _) = claim(&mut dedup, "p", None);
         assert_eq!(reason(judge(&mut dedup, "p", epoch + 1, 0, 1, 0)), "PRODUCER_UNKNOWN");
         // Silent for too long: forgotten, and its epoch is worth nothing.
-        dedup.claim(&name("q"), None, at(4000));
+        assert_eq!(dedup.claim(&name("q"), None, at(4000)).gone, [name("p")]);
         assert_eq!(reason(judge(&mut dedup, "p", epoch, 0, 1, 0)), "PRODUCER_UNKNOWN");
-        let (again, forgotten) = dedup.claim(&name("p"), Some(epoch), at(4000));
+        let Granted { claim: again, forgotten, .. } = dedup.claim(&name("p"), Some(epoch), at(4000));
         assert!(forgotten && again.fresh && again.epoch > epoch);
         // Somebody else took the name in between: what was sent before that is forgotten too.
-        let (_, forgotten) = dedup.claim(&name("p"), Some(epoch), at(4000));
-        assert!(forgotten);
-        let (_, forgotten) = dedup.claim(&name("p"), Some(again.epoch), at(4000));
-        assert!(!forgotten);
+        assert!(dedup.claim(&name("p"), Some(epoch), at(4000)).forgotten);
+        assert!(!dedup.claim(&name("p"), Some(again.epoch), at(4000)).forgotten);
     }
 
     #[test]
@@ -547,8 +562,8 @@ mod tests {
         let limits = DedupLimits { bytes_max: 20_000, ..LIMITS };
         let mut dedup = Dedup::new(limits);
         for n in 0..1000 {
-            let (granted, _) = dedup.claim(&name(&format!("p{n}")), None, at(n));
-            assert_eq!(dedup.claim_durable(&granted), Some(None), "the newest one is never the one to go");
+            let granted = dedup.claim(&name(&format!("p{n}")), None, at(n));
+            assert_eq!(dedup.claim_durable(&granted.claim), Some(None), "the newest one is never the one to go");
             assert!(dedup.bytes <= limits.bytes_max);
         }
         assert_eq!(reason(judge(&mut dedup, "p0", 1, 0, 1, 0)), "PRODUCER_UNKNOWN");

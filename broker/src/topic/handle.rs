@@ -131,6 +131,11 @@ impl PartitionHandle {
         self.0.lease.may_dispatch(kind)
     }
 
+    /// Why a subscription of this kind is given nothing now; `None` if nothing stands in the way.
+    pub(crate) fn why_paused(&self, kind: SubscriptionKind) -> Option<String> {
+        self.0.lease.why_paused(kind)
+    }
+
     /// Whether the owner task has ended.
     pub fn is_over(&self) -> bool {
         self.0.commands.is_closed()

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use alluvium_metadata::subscriptions::SubscriptionKind;
 use alluvium_runtime::clock::Clock;
+use alluvium_types::names::BrokerName;
 use alluvium_types::time::Mono;
+use parking_lot::Mutex;
 
 /// A shared bound on dispatching, of one session; never extended but by a confirmed keep-alive of that.
 #[derive(Clone)]
@@ -16,6 +18,8 @@ pub(crate) struct DispatchLease {
     clock: Clock,
     until: Arc<AtomicU64>,
     waits: Arc<AtomicBool>,
+    /// For whose session it waits.
+    former: Arc<Mutex<Option<BrokerName>>>,
 }
 
 impl fmt::Debug for DispatchLease {
@@ -27,13 +31,18 @@ impl fmt::Debug for DispatchLease {
 impl DispatchLease {
     /// One that has not begun.
     pub(crate) fn new(clock: Clock) -> Self {
-        Self { clock, until: Arc::new(AtomicU64::new(0)), waits: Arc::default() }
+        Self { clock, until: Arc::new(AtomicU64::new(0)), waits: Arc::default(), former: Arc::default() }
     }
 
     /// The same bound, for a partition whose former owner may still dispatch: it waits until [`DispatchLease::former_is_gone`].
     #[must_use]
     pub(crate) fn after_former(&self) -> Self {
-        Self { waits: Arc::new(AtomicBool::new(true)), ..self.clone() }
+        Self { waits: Arc::new(AtomicBool::new(true)), former: Arc::default(), ..self.clone() }
+    }
+
+    /// The session of this former owner is what it waits for now.
+    pub(crate) fn waits_for(&self, former: &BrokerName) {
+        *self.former.lock() = Some(former.clone());
     }
 
     /// The former owner's session is gone for certain.
@@ -70,6 +79,20 @@ impl DispatchLease {
         };
         !waits && self.is_certain()
     }
+
+    /// Why a subscription of this kind is given nothing now, for who asks; `None` if nothing stands in the way.
+    pub(crate) fn why_paused(&self, kind: SubscriptionKind) -> Option<String> {
+        if self.may_dispatch(kind) {
+            return None;
+        }
+        if !self.is_certain() {
+            return Some("the owner's session was not renewed in time: etcd does not answer it".to_owned());
+        }
+        let former = self.former.lock().clone().map_or_else(|| "its former owner".to_owned(), |name| name.to_string());
+        Some(format!(
+            "{former} owned the partition before and may still deliver, until its session ends; end its process if it hangs"
+        ))
+    }
 }
 
 #[cfg(test)]
@@ -101,11 +124,16 @@ mod tests {
         let lease = DispatchLease::new(clock.clone());
         lease.extend(clock.mono().after(Duration::from_secs(8)));
         let partition = lease.after_former();
+        partition.waits_for(&BrokerName::parse("b7").expect("valid"));
+        assert!(
+            partition.why_paused(Exclusive).is_some_and(|why| why.starts_with("b7 ")) && partition.why_paused(Shared).is_none()
+        );
         assert!(lease.may_dispatch(Exclusive) && !partition.may_dispatch(Exclusive));
         assert!(partition.may_dispatch(Shared), "nothing but order is waited for");
         partition.former_is_gone();
-        assert!(partition.may_dispatch(Exclusive));
+        assert!(partition.may_dispatch(Exclusive) && partition.why_paused(Exclusive).is_none());
         lease.end();
+        assert!(partition.why_paused(Shared).is_some_and(|why| why.contains("etcd")));
         assert!(!partition.may_dispatch(Exclusive) && !partition.may_dispatch(Shared));
     }
 }

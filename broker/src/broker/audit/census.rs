@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use alluvium_metadata::auditor::Audit;
-use alluvium_metadata::bookies::LiveBookie;
+use alluvium_metadata::bookies::{LiveBookie, lives};
 use alluvium_types::ledger::{LedgerMetadata, LedgerState};
 use alluvium_types::names::BookieName;
 use alluvium_types::time::Timestamp;
@@ -25,7 +25,7 @@ impl Census {
         self.ledgers += 1;
         self.under_replicated += u64::from(ledger.is_under_replicated());
         let mut members = ledger.fragments.iter().flat_map(|fragment| &fragment.ensemble);
-        let absent = members.any(|bookie| live.get(&bookie.name).is_none_or(|live| live.incarnation != bookie.incarnation));
+        let absent = members.any(|bookie| !lives(live, bookie));
         self.on_absent_bookies += u64::from(absent);
     }
 

@@ -23,7 +23,7 @@ use super::log::{Log, LogAction};
 use super::retention::{self, Candidate, ClockGuard};
 use super::state_ledger::{Snapshots, StateAction, StateLedger, StateRecord};
 use crate::publish::coalesce::{Admitted, Coalescer};
-use crate::publish::dedup::{Claim, Dedup, Verdict};
+use crate::publish::dedup::{Claim, Dedup, Granted, Verdict};
 use crate::publish::receipt::{Answers, Claimed, Guarantee, Stored, Ticket, Waiting, tell, tell_fault};
 
 /// What an entry counts for at least, in bytes: to a takeover a small one, among those of other partitions, is a transfer of its own.
@@ -288,8 +288,9 @@ impl<H: Hosted> Owner<H> {
                 }
                 // While no producer was known the log needed no replay; from here on it does.
                 let begins = self.dedup.is_empty().then(|| self.log.confirmed_end());
-                let (claim, forgotten) = self.dedup.claim(&name, last_epoch, (now, wall));
-                let records = begins.map(StateRecord::Covered).into_iter().chain([StateRecord::Claim(claim.clone())]);
+                let Granted { claim, forgotten, gone } = self.dedup.claim(&name, last_epoch, (now, wall));
+                let gone = gone.into_iter().map(StateRecord::Forgotten);
+                let records = begins.map(StateRecord::Covered).into_iter().chain(gone).chain([StateRecord::Claim(claim.clone())]);
                 let then = WhenDurable::Claim { claim, forgotten, answers, partition };
                 self.state.push(records, begins.map(WhenDurable::Covered).into_iter().chain([then]));
             }

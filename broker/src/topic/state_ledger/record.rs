@@ -12,8 +12,8 @@ use crate::mutation::{Mutation, Mutations};
 use crate::publish::dedup::{Claim, Dedup, DedupLimits, Producer, RUNS_MAX, Run};
 use crate::topic::hosted::CorruptState;
 
-/// The version written here; the one before, whose ledgers have one snapshot, is read as well.
-const VERSION: u8 = 2;
+/// The version written here; those before, which lack one thing or another, are read as well.
+const VERSION: u8 = 3;
 const HEAD_BYTES: usize = 8;
 const RECORD_HEAD_BYTES: usize = 5;
 /// The kind of the record that begins a snapshot. It stands first in its entry.
@@ -42,6 +42,8 @@ pub(crate) enum StateRecord {
     Claim(Claim),
     /// All producers' messages before this offset are in the records so far.
     Covered(Offset),
+    /// A producer is not known any more.
+    Forgotten(ProducerName),
 }
 
 impl StateRecord {
@@ -53,6 +55,7 @@ impl StateRecord {
             Self::End { .. } => 4,
             Self::Claim(_) => 5,
             Self::Covered(_) => 6,
+            Self::Forgotten(_) => 7,
         }
     }
 
@@ -64,6 +67,7 @@ impl StateRecord {
             Self::End { .. } => 4,
             Self::Claim(claim) => 9 + claim.name.as_str().len(),
             Self::Covered(_) => 8,
+            Self::Forgotten(name) => name.as_str().len(),
         }
     }
 
@@ -103,6 +107,7 @@ impl StateRecord {
                 out.put_slice(claim.name.as_str().as_bytes());
             }
             Self::Covered(offset) => out.put_u64_le(offset.get()),
+            Self::Forgotten(name) => out.put_slice(name.as_str().as_bytes()),
         }
     }
 
@@ -131,6 +136,7 @@ impl StateRecord {
                 short(&at, 8)?;
                 Self::Covered(Offset::new(at.get_u64_le()))
             }
+            7 => Self::Forgotten(name(&std::mem::take(&mut at))?),
             _ => return Err(CorruptState(format!("record kind {kind} is not one this version reads"))),
         };
         if at.has_remaining() { Err(corrupt("a record is longer than it should be")) } else { Ok(record) }
@@ -250,6 +256,8 @@ impl Restored {
     /// is corrupt: it is never current.
     pub(crate) fn read(bodies: &[Bytes], limits: DedupLimits, now: Mono, mutations: Mutations) -> Result<Self, CorruptState> {
         let mut known: Option<Self> = None;
+        // A claim does not say when it was: at least as late as what is known before it.
+        let mut newest = Timestamp::default();
         // The snapshot that is being read, and how many records it has had. Until it ends, what was known before it is what is known.
         let mut snapshot: Option<(Self, u32)> = None;
         for body in bodies {
@@ -273,11 +281,17 @@ impl Restored {
                         state.covers = covers;
                         state.dedup.restore_epoch(last_epoch);
                     }
-                    StateRecord::Producer(producer) => state.dedup.restore(producer, now),
+                    StateRecord::Producer(producer) => {
+                        newest = newest.max(producer.active);
+                        state.dedup.restore(producer, now);
+                    }
                     StateRecord::Subscriptions(bytes) => state.subscriptions.push(bytes),
                     StateRecord::End { records } if Some(records) == seen => known = snapshot.take().map(|(state, _)| state),
                     StateRecord::End { .. } => return Err(corrupt("a snapshot ends where it should not")),
-                    StateRecord::Claim(claim) => state.dedup.claimed(&claim, (now, Timestamp::default())),
+                    StateRecord::Claim(claim) => {
+                        state.dedup.claimed(&claim, (now, newest));
+                    }
+                    StateRecord::Forgotten(name) => state.dedup.forget(&name),
                     StateRecord::Covered(offset) => state.covers = state.covers.max(offset),
                 }
             }
@@ -311,10 +325,14 @@ pub(crate) fn newest_snapshot(bodies: &[Bytes], mutations: Mutations) -> Result<
 mod tests {
     use std::time::Duration;
 
+    use alluvium_types::batch::BatchHeader;
+    use alluvium_types::checksum::Crc32c;
+    use alluvium_types::entry::{BatchDescriptor, EntryHeader, ProducerStamp};
     use alluvium_types::limits::ENTRY_BYTES_TARGET;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::publish::dedup::Verdict;
 
     const LIMITS: DedupLimits = DedupLimits { bytes_max: 1 << 20, expiry: Duration::from_secs(3600) };
 
@@ -351,6 +369,7 @@ mod tests {
             StateRecord::Claim(Claim { name: ProducerName::parse("bob").expect("valid"), epoch: 13, fresh: true }),
             StateRecord::Subscriptions(Bytes::from_static(b"ack")),
             StateRecord::Covered(Offset::new(900)),
+            StateRecord::Forgotten(ProducerName::parse("carol").expect("valid")),
         ]
     }
 
@@ -454,6 +473,60 @@ mod tests {
     }
 
     proptest! {
+        /// What [`Owner`](crate::topic::owner::Owner) writes down of producers that come and go, where few have room.
+        #[test]
+        fn d1_d7_whoever_is_forgotten_does_not_come_back_as_it_once_was(
+            steps in proptest::collection::vec((0_u64..12, 0_u8..8), 1..200),
+        ) {
+            let limits = DedupLimits { bytes_max: 2000, expiry: Duration::from_secs(60) };
+            let mut live = Dedup::new(limits);
+            live.restore_epoch(12);
+            let mut records = snapshot(0, "head").to_vec();
+            let (mut headers, mut epochs, mut next, mut end) = (Vec::new(), [0; 12], [0; 12], 0);
+            for (at, (who, what)) in (0..).zip(steps) {
+                let now = (Mono::from_duration(Duration::from_secs(at)), Timestamp::from_millis(1000 * at));
+                let (name, one) = (ProducerName::parse(&format!("p{who}")).expect("valid"), usize::try_from(who).expect("few"));
+                match what {
+                    0 | 1 => {
+                        let granted = live.claim(&name, None, now);
+                        records.extend(granted.gone.into_iter().map(StateRecord::Forgotten));
+                        records.push(StateRecord::Claim(granted.claim.clone()));
+                        next[one] = live.claim_durable(&granted.claim).expect("the newest").map_or(0, |last| last + 1);
+                        epochs[one] = granted.claim.epoch;
+                    }
+                    2 => {
+                        let known = live.changed(Offset::new(end));
+                        records.extend(known.into_iter().map(StateRecord::Producer));
+                        records.push(StateRecord::Covered(Offset::new(end)));
+                        headers.clear();
+                    }
+                    _ => {
+                        let producer = Some(ProducerStamp { name, epoch: epochs[one] });
+                        let header = BatchHeader { count: 1, first_sequence: next[one], ..BatchHeader::default() };
+                        let stamp = producer.as_ref().expect("made above");
+                        if live.judge(stamp, &header, Offset::new(end), now) == Verdict::Append {
+                            let batches = vec![BatchDescriptor { header, checksum: Crc32c::EMPTY, blob_bytes: 0, producer }];
+                            headers.push(EntryHeader { first_offset: Offset::new(end), server_time: now.1, batches });
+                            next[one] += 1;
+                            end += 1;
+                            live.confirmed(Offset::new(end));
+                        }
+                    }
+                }
+            }
+            // Whoever reads it may have more room.
+            let mut restored = read(&packed(&records)).expect("sound").dedup;
+            for header in &headers {
+                restored.replay(header, Mono::default());
+            }
+            prop_assert_eq!(restored.last_epoch(), live.last_epoch());
+            let known = live.snapshot(Offset::new(end));
+            for one in restored.snapshot(Offset::new(end)) {
+                let same = known.iter().find(|known| known.name == one.name);
+                prop_assert_eq!(same.map(|known| (known.epoch, known.next_sequence)), Some((one.epoch, one.next_sequence)), "{}", one.name);
+            }
+        }
+
         #[test]
         fn damaged_bytes_never_panic(at in any::<proptest::sample::Index>(), value in any::<u8>(), cut in 0_usize..40) {
             let mut body = BytesMut::from(&packed(&all_kinds())[0][..]);

@@ -17,6 +17,7 @@ fn guide() -> String {
 async fn the_guides_commands_do_what_they_say() {
     let cluster = Cluster::start(3, 2);
     cluster.tool("broker-1", &["topic", "create", "public/default/orders", "--partitions", "4"]).ok();
+    cluster.tool("broker-1", &["subscription", "create", "public/default/orders", "audit"]).ok();
     let guide = guide();
     let commands: Vec<&str> = guide.lines().filter_map(|line| line.strip_prefix("    alluvium ")).collect();
     assert!(commands.len() >= 10, "{commands:?}");

@@ -14,6 +14,10 @@ use crate::v1;
 
 /// The field number of `MessageBatch.messages`.
 const MESSAGES: u32 = 1;
+/// The field number of `Message.payload`.
+const PAYLOAD: u32 = 1;
+/// What may stand before a payload: twice a key and a length.
+const HEAD_BYTES_MAX: usize = 2 * (1 + 10);
 
 /// A batch being filled: messages are encoded as they come.
 #[derive(Debug)]
@@ -37,9 +41,25 @@ impl BatchBuilder {
 
     /// Adds a message. The caller keeps to the limits.
     pub fn push(&mut self, message: &v1::Message) {
-        encode_key(MESSAGES, WireType::LengthDelimited, &mut self.encoded);
-        encode_varint(message.encoded_len() as u64, &mut self.encoded);
-        message.encode_raw(&mut self.encoded);
+        let payload = &message.payload;
+        if message.key.is_none() && message.headers.is_empty() && message.event_time_ms == 0 && !payload.is_empty() {
+            // Most are nothing but a payload: what is before it is put together first.
+            let bytes = key_len(PAYLOAD) + encoded_len_varint(payload.len() as u64) + payload.len();
+            let mut head = [0; HEAD_BYTES_MAX];
+            let mut rest = &mut head[..];
+            encode_key(MESSAGES, WireType::LengthDelimited, &mut rest);
+            encode_varint(bytes as u64, &mut rest);
+            encode_key(PAYLOAD, WireType::LengthDelimited, &mut rest);
+            encode_varint(payload.len() as u64, &mut rest);
+            let unused = rest.len();
+            self.encoded.reserve(HEAD_BYTES_MAX - unused + payload.len());
+            self.encoded.extend_from_slice(&head[..HEAD_BYTES_MAX - unused]);
+            self.encoded.extend_from_slice(payload);
+        } else {
+            encode_key(MESSAGES, WireType::LengthDelimited, &mut self.encoded);
+            encode_varint(message.encoded_len() as u64, &mut self.encoded);
+            message.encode_raw(&mut self.encoded);
+        }
         self.count += 1;
         let time = message.event_time_ms;
         if time != 0 {
@@ -264,6 +284,22 @@ mod tests {
             assert_eq!(messages.len(), 100);
             assert_eq!(messages[99].payload, "message 99 message 99 message 99");
         }
+    }
+
+    #[test]
+    fn messages_are_encoded_as_the_schema_says() {
+        let payload = |bytes: usize| v1::Message { payload: vec![7; bytes].into(), ..Default::default() };
+        let mut messages: Vec<v1::Message> = [0, 1, 100, 127, 128, 16_383, 16_384, 1 << 20].map(payload).into();
+        messages.push(v1::Message { key: Some(Bytes::new()), ..payload(3) });
+        messages.push(v1::Message { event_time_ms: 1, ..payload(3) });
+        messages.push(v1::Message { headers: vec![v1::Header { name: "h".into(), value: "v".into() }], ..payload(3) });
+        let mut builder = BatchBuilder::with_capacity(0);
+        for message in &messages {
+            let before = builder.bytes();
+            builder.push(message);
+            assert_eq!(builder.bytes() - before, BatchBuilder::cost(message));
+        }
+        assert_eq!(builder.encoded, v1::MessageBatch { messages }.encode_to_vec());
     }
 
     #[test]

@@ -52,6 +52,17 @@ pub(super) struct Filling<T> {
     /// When its first message came.
     pub(super) since: Mono,
     pub(super) outcome: T,
+    /// Bytes of the producer's window that were taken for it: at least what is in it.
+    paid: usize,
+}
+
+/// Bytes of the producer's window that are to be taken before a message may be added.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Lack {
+    /// Without these it can't be added.
+    pub(super) bytes: usize,
+    /// With these the next ones need none: as much again as the batch has. What is left over goes back when it is closed.
+    pub(super) ample: usize,
 }
 
 /// A message's place among those queued.
@@ -112,12 +123,21 @@ impl<T> Accumulator<T> {
         }
     }
 
-    /// Adds a message that costs `cost` bytes. `begin` tells the time and the outcome of a new batch, where it begins one.
+    /// What has to be taken of the window before a message that costs `cost` bytes can be added; `None` if nothing.
+    pub(super) fn lack(&self, partition: u32, cost: usize, held: usize) -> Option<Lack> {
+        let open = self.lane(partition).batches.back().filter(|batch| batch.has_room(cost, self.target));
+        let (filled, paid) = open.map_or((0, 0), |batch| (batch.builder.bytes(), batch.paid));
+        let bytes = (filled + cost).saturating_sub(paid + held);
+        (bytes > 0).then(|| Lack { bytes, ample: bytes.max(filled).min(self.target.saturating_sub(paid + held)).max(bytes) })
+    }
+
+    /// Adds a message that costs `cost` bytes, for which `paid` were taken of the window ([`Accumulator::lack`]). `begin` tells the time and the outcome of a new batch, where it begins one.
     pub(super) fn push(
         &mut self,
         partition: u32,
         message: &v1::Message,
         cost: usize,
+        paid: usize,
         begin: impl FnOnce() -> (Mono, T),
     ) -> Pushed<'_, T> {
         let target = self.target;
@@ -134,10 +154,11 @@ impl<T> Accumulator<T> {
             // A lone message needs no more than itself; one behind a full batch will have company.
             let builder = BatchBuilder::with_capacity(if lane.batches.is_empty() { cost } else { target.max(cost) });
             let (since, outcome) = begin();
-            lane.batches.push_back(Filling { builder, first_sequence, since, outcome });
+            lane.batches.push_back(Filling { builder, first_sequence, since, outcome, paid: 0 });
         }
         let batch = lane.batches.back_mut().expect("one is open");
         let index = batch.builder.count();
+        batch.paid += paid;
         batch.builder.push(message);
         let wake = opens || batch.is_full(target);
         Pushed { outcome: &mut batch.outcome, index, wake }
@@ -188,7 +209,7 @@ mod tests {
 
     fn push(accumulator: &mut Accumulator<u32>, bytes: usize, token: u32) -> (u32, u32, bool) {
         let message = message(bytes);
-        let pushed = accumulator.push(0, &message, BatchBuilder::cost(&message), || (Mono::default(), token));
+        let pushed = accumulator.push(0, &message, BatchBuilder::cost(&message), 0, || (Mono::default(), token));
         (*pushed.outcome, pushed.index, pushed.wake)
     }
 
@@ -213,6 +234,25 @@ mod tests {
         push(&mut accumulator, 5000, 9);
         assert_eq!(accumulator.take(0, false, Mono::default(), NO_LINGER).expect("closed by it").builder.count(), 1);
         assert_eq!(accumulator.take(0, false, Mono::default(), NO_LINGER).expect("full").outcome, 9);
+    }
+
+    #[test]
+    fn the_window_is_asked_ever_less_often_as_a_batch_grows() {
+        let mut accumulator = Accumulator::new(1, TARGET, Numbering::None);
+        let (message, mut asked, mut taken) = (message(8), 0, 0);
+        let cost = BatchBuilder::cost(&message);
+        for _ in 0..TARGET / cost {
+            let paid = accumulator.lack(0, cost, 0).map_or(0, |lack| lack.ample);
+            assert!(accumulator.lack(0, cost, paid).is_none());
+            asked += u32::from(paid > 0);
+            taken += paid;
+            let pushed = accumulator.push(0, &message, cost, paid, || (Mono::default(), 0));
+            assert_eq!(pushed.index > 0, taken > cost);
+        }
+        assert!(asked < 10 && taken <= TARGET, "{asked} times {taken} bytes");
+        // One that fits no more is paid for as the first of its batch.
+        assert_eq!(accumulator.lack(0, 5000, 0), Some(Lack { bytes: 5000, ample: 5000 }));
+        assert_eq!(accumulator.lack(0, 5000, 4000), Some(Lack { bytes: 1000, ample: 1000 }));
     }
 
     #[test]

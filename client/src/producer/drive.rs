@@ -265,7 +265,8 @@ impl Drive {
             while self.session.accepts(partition, now) {
                 let idle = self.session.is_idle(partition);
                 let taken = self.shared.state.lock().accumulator.take(partition, idle, now, linger);
-                let Some(filled) = taken else { break };
+                let Some(mut filled) = taken else { break };
+                filled.outcome.hold_no_more_than(filled.builder.bytes());
                 // Compressing happens here, outside the lock.
                 let wall = self.connection.clock.wall();
                 let batch = filled.builder.finish(self.settings.codec, filled.first_sequence, wall);

@@ -9,10 +9,10 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::accumulator::{Accumulator, Numbering, Sequenced};
+use super::accumulator::{Accumulator, Lack, Numbering, Sequenced};
 use super::pending::{BatchFate, Outcome, Pending};
 use super::router::Router;
-use super::window::Window;
+use super::window::{Held, Window};
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::message::{Message, Receipt};
@@ -46,6 +46,16 @@ pub(super) struct State {
     pub(super) router: Router,
     /// Why nothing more is taken.
     pub(super) over: Option<Error>,
+}
+
+/// How far a message came.
+enum Tried {
+    /// It is in a batch.
+    Queued(Pending),
+    /// This partition has to be claimed first.
+    Unclaimed(u32),
+    /// So many bytes of the window have to be waited for first.
+    Lacks(usize),
 }
 
 /// What the task is asked for.
@@ -97,47 +107,64 @@ impl Producer {
             return Err(Error::invalid("sequence", "SEQUENCE_WITHOUT_NAME", text));
         }
         let cost = BatchBuilder::cost(&message.wire);
-        let held = match self.shared.window.try_take(cost) {
-            Some(held) => held,
-            None => self.shared.window.take(cost).await,
-        };
         let mut chosen = message.partition;
-        if chosen.is_none() {
-            chosen = message.wire.key.as_ref().map(|key| self.partition_of(key));
-        }
+        let mut held = Held::default();
         loop {
-            let partition = {
-                let mut state = self.shared.state.lock();
-                let State { accumulator, router, over } = &mut *state;
-                if let Some(over) = over {
-                    return Err(over.clone());
+            match self.try_queue(&message, cost, &mut chosen, &mut held)? {
+                Tried::Queued(pending) => return Ok(pending),
+                Tried::Unclaimed(partition) => {
+                    self.claim(partition).await?;
                 }
-                let partition = *chosen.get_or_insert_with(|| router.keyless(|p| accumulator.is_open(p)));
-                if partition >= router.partitions() {
-                    let text = format!("there is no partition {partition}; the topic has {}", router.partitions());
-                    return Err(Error::invalid("partition", "PARTITION_OUT_OF_RANGE", text));
+                Tried::Lacks(bytes) => {
+                    // Nothing is held while it waits: of two who did, neither might ever go on.
+                    let all = held.bytes() + bytes;
+                    drop(std::mem::take(&mut held));
+                    held = self.shared.window.take(all).await;
                 }
-                if accumulator.numbering(partition) == Numbering::Unclaimed {
-                    partition
-                } else {
-                    match message.sequence.map(|given| (given, accumulator.sequenced(partition, given))) {
-                        None | Some((_, Sequenced::Next)) => {}
-                        Some((_, Sequenced::Stored)) => return Ok(Pending::known(partition)),
-                        Some((given, Sequenced::Wrong { expected })) => {
-                            return Err(Error::Sequence { partition, expected, given });
-                        }
-                    }
-                    let pushed = accumulator.push(partition, &message.wire, cost, || (self.shared.clock.mono(), Outcome::new()));
-                    pushed.outcome.hold(held);
-                    let pending = Pending::travelling(partition, pushed.outcome.fate(), pushed.index);
-                    if pushed.wake {
-                        self.shared.due.notify_one();
-                    }
-                    return Ok(pending);
-                }
-            };
-            self.claim(partition).await?;
+            }
         }
+    }
+
+    /// Queues a message if nothing has to be waited for.
+    fn try_queue(&self, message: &Message, cost: usize, chosen: &mut Option<u32>, held: &mut Held) -> Result<Tried, Error> {
+        let mut state = self.shared.state.lock();
+        let State { accumulator, router, over } = &mut *state;
+        if let Some(over) = over {
+            return Err(over.clone());
+        }
+        let partition = *chosen.get_or_insert_with(|| match &message.wire.key {
+            Some(key) => router.keyed(key),
+            None => router.keyless(|p| accumulator.is_open(p)),
+        });
+        if partition >= router.partitions() {
+            let text = format!("there is no partition {partition}; the topic has {}", router.partitions());
+            return Err(Error::invalid("partition", "PARTITION_OUT_OF_RANGE", text));
+        }
+        if accumulator.numbering(partition) == Numbering::Unclaimed {
+            return Ok(Tried::Unclaimed(partition));
+        }
+        match message.sequence.map(|given| (given, accumulator.sequenced(partition, given))) {
+            None | Some((_, Sequenced::Next)) => {}
+            Some((_, Sequenced::Stored)) => return Ok(Tried::Queued(Pending::known(partition))),
+            Some((given, Sequenced::Wrong { expected })) => return Err(Error::Sequence { partition, expected, given }),
+        }
+        if let Some(Lack { bytes, ample }) = accumulator.lack(partition, cost, held.bytes()) {
+            let window = &self.shared.window;
+            let Some(taken) = window.try_take(ample).or_else(|| window.try_take(bytes)) else {
+                return Ok(Tried::Lacks(bytes));
+            };
+            held.join(taken);
+        }
+        let begin = || (self.shared.clock.mono(), Outcome::new());
+        let pushed = accumulator.push(partition, &message.wire, cost, held.bytes(), begin);
+        if held.bytes() > 0 {
+            pushed.outcome.hold(std::mem::take(held));
+        }
+        let pending = Pending::travelling(partition, pushed.outcome.fate(), pushed.index);
+        if pushed.wake {
+            self.shared.due.notify_one();
+        }
+        Ok(Tried::Queued(pending))
     }
 
     /// Waits until everything queued so far has its receipt; fails with the first that has none.

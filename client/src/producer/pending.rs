@@ -43,6 +43,11 @@ impl Outcome {
         self.held.join(bytes);
     }
 
+    /// Gives back what was taken beyond these bytes.
+    pub(super) fn hold_no_more_than(&mut self, bytes: usize) {
+        self.held.shrink_to(bytes);
+    }
+
     pub(super) fn fate(&self) -> BatchFate {
         self.wait.clone()
     }

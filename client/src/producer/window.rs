@@ -22,9 +22,16 @@ pub(super) struct Window {
 pub(super) struct Held {
     own: Option<BytesHeld>,
     more: Option<(BytesHeld, BytesHeld)>,
+    own_bytes: usize,
+    more_bytes: usize,
 }
 
 impl Held {
+    /// How many they are.
+    pub(super) const fn bytes(&self) -> usize {
+        self.own_bytes + self.more_bytes
+    }
+
     /// Holds `other` as well, which is of the same window.
     pub(super) fn join(&mut self, other: Self) {
         match (&mut self.own, other.own) {
@@ -40,6 +47,21 @@ impl Held {
             (_, None) => {}
             (more, other) => *more = other,
         }
+        self.own_bytes += other.own_bytes;
+        self.more_bytes += other.more_bytes;
+    }
+
+    /// Holds no more than `bytes` from now on; the rest goes back, first of what is shared.
+    pub(super) fn shrink_to(&mut self, bytes: usize) {
+        self.more_bytes = self.more_bytes.min(bytes.saturating_sub(self.own_bytes));
+        self.own_bytes = self.own_bytes.min(bytes);
+        if let Some((more, shared)) = &mut self.more {
+            more.shrink_to(self.more_bytes);
+            shared.shrink_to(self.more_bytes);
+        }
+        if let Some(own) = &mut self.own {
+            own.shrink_to(self.own_bytes);
+        }
     }
 }
 
@@ -53,11 +75,11 @@ impl Window {
     /// Takes so many bytes if they are free now.
     pub(super) fn try_take(&self, bytes: usize) -> Option<Held> {
         if let Some(own) = self.own.try_take(bytes) {
-            return Some(Held { own: Some(own), more: None });
+            return Some(Held { own: Some(own), own_bytes: bytes, ..Held::default() });
         }
         let more = if self.more.total() == 0 { None } else { self.more.try_take(bytes) };
         let held = (more?, self.shared.try_take(bytes)?);
-        Some(Held { own: None, more: Some(held) })
+        Some(Held { more: Some(held), more_bytes: bytes, ..Held::default() })
     }
 
     /// Waits until so many bytes are free. What is larger than a budget waits for all of it. Cancel safe.
@@ -71,8 +93,8 @@ impl Window {
         };
         tokio::select! {
             biased;
-            own = self.own.take(bytes) => Held { own: Some(own), more: None },
-            more = more => Held { own: None, more: Some(more) },
+            own = self.own.take(bytes) => Held { own: Some(own), own_bytes: bytes, ..Held::default() },
+            more = more => Held { more: Some(more), more_bytes: bytes, ..Held::default() },
         }
     }
 }
@@ -106,6 +128,20 @@ mod tests {
             let window = Window::new(bytes, ByteBudget::new(64 * MIB));
             assert_eq!(fill(&window).len(), bytes.div_ceil(1024), "{bytes}");
         }
+    }
+
+    #[test]
+    fn what_was_taken_too_much_goes_back_first_of_what_is_shared() {
+        let shared = ByteBudget::new(MIB);
+        let window = Window::new(MIB, shared.clone());
+        let mut held = window.try_take(OWN_BYTES).expect("its own");
+        held.join(window.try_take(10_240).expect("more"));
+        assert_eq!((held.bytes(), shared.held()), (OWN_BYTES + 10_240, 10_240));
+        held.shrink_to(OWN_BYTES + 5000);
+        assert_eq!((held.bytes(), shared.held()), (OWN_BYTES + 5000, 5120));
+        held.shrink_to(MIB);
+        held.shrink_to(1000);
+        assert_eq!((held.bytes(), shared.held(), window.own.held()), (1000, 0, 1024));
     }
 
     #[test]

@@ -24,6 +24,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// What was read back is not what was written.
+    #[error("a replay is wrong: {0}")]
+    Replay(String),
     /// A thread of the load ended before its time: a bug of the benchmark.
     #[error("the {0} stopped without a word")]
     Stopped(&'static str),

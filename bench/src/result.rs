@@ -15,6 +15,8 @@ use crate::workload::Workload;
 pub struct Outcome {
     /// The load.
     pub workload: Workload,
+    /// The topics' names. They are gone unless they were to be kept.
+    pub topics: Vec<String>,
     /// Where it took place.
     pub setting: Setting,
     /// When it began: milliseconds since 1970.
@@ -197,6 +199,7 @@ mod tests {
         let second = Second { length, published: 5, consumed: 10, publish: Summary::of(&totals.publish), ..Second::default() };
         Outcome {
             workload: Workload::default(),
+            topics: vec!["t".into()],
             setting: Setting {
                 machine,
                 busy_before: 0.02,

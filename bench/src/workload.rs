@@ -118,8 +118,8 @@ impl Workload {
         within("tick in us", micros(self.tick), micros(TICK_MIN), 1_000_000);
         within("duration in ms", millis(self.duration), 1, millis(DURATION_MAX));
         within("warm-up in ms", millis(self.warm_up), 0, millis(DURATION_MAX));
-        if self.backlog_bytes > 0 && self.all_consumers() == 0 {
-            wrong.push("backlog is read back by consumers: there are none".to_owned());
+        if self.backlog_bytes > 0 && self.all_consumers() == 0 && !self.keep {
+            wrong.push("backlog is read back by consumers, or kept: there are none, and it is not".to_owned());
         }
         if self.backlog_bytes > 0 && self.rate > 0 {
             wrong.push("backlog is published as fast as it goes: rate must be 0".to_owned());

@@ -1,4 +1,4 @@
-//! The consuming side: one thread, all consumers on it, every message verified.
+//! The consuming side: every message verified.
 
 use std::sync::Arc;
 
@@ -92,7 +92,16 @@ impl Group {
     }
 }
 
-/// All consumers, subscribed.
+/// Which of the consumers are those of one thread.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share {
+    /// The thread's number.
+    pub(super) number: usize,
+    /// How many threads there are.
+    pub(super) of: usize,
+}
+
+/// The consumers of one thread, subscribed, on a connection of their own.
 pub(super) struct Consumers {
     plan: Arc<Plan>,
     /// Each with the number of its subscription.
@@ -100,15 +109,19 @@ pub(super) struct Consumers {
 }
 
 impl Consumers {
-    pub(super) async fn subscribe(plan: &Arc<Plan>) -> Result<Self, Error> {
+    pub(super) async fn subscribe(plan: &Arc<Plan>, share: Share) -> Result<Self, Error> {
         let client = Client::connect(&plan.server).await.map_err(Error::client("cannot connect to consume"))?;
         let load = &plan.workload;
         let messages = (load.prefetch_bytes / load.message_size as u64).max(PREFETCH_MESSAGES_MIN);
         let mut consumers = Vec::new();
-        let mut group = 0;
+        let (mut group, mut turn) = (0, 0);
         for topic in &plan.topics {
             for subscription in 0..load.readers() {
                 for number in 0..load.consumers {
+                    turn += 1;
+                    if turn % share.of != share.number {
+                        continue;
+                    }
                     let builder = client
                         .consumer(topic)
                         .subscription(format!("bench-{subscription}"))

@@ -1,7 +1,7 @@
 //! A load on a running server: topics are made, consumers subscribe, producers send, and at the end every message has been
 //! verified and the topics are gone.
 //!
-//! Producers share one current-thread runtime, consumers another ([`publish`], [`consume`]); whoever called collects what they
+//! Producers share one current-thread runtime, consumers have others ([`publish`], [`consume`]); whoever called collects what they
 //! counted each second ([`meter`]); [`threads`] joins them. Read [`run`] first.
 
 mod consume;
@@ -137,7 +137,7 @@ async fn measure(plan: Arc<Plan>, setting: Setting, stop: &Tasks, observer: &mut
     let published = publishing.finish().await?;
     plan.groups.expect(&published.tallies);
     gauge.tail();
-    if is_backlog && !stop.is_stopping() {
+    if is_backlog && reads && !stop.is_stopping() {
         let begin = plan.clock.mono();
         let started = Consuming::start(&plan).await?;
         gauge.read_backlog(begin, &started, stop).await;
@@ -154,6 +154,7 @@ async fn measure(plan: Arc<Plan>, setting: Setting, stop: &Tasks, observer: &mut
     };
     Ok(Outcome {
         workload: plan.workload.clone(),
+        topics: plan.topics.clone(),
         setting,
         begin_ms,
         end_ms: plan.clock.wall().as_millis(),

@@ -7,7 +7,7 @@ use alluvium_runtime::tasks::Tasks;
 use alluvium_types::time::Mono;
 use tokio::sync::oneshot;
 
-use super::consume::Consumers;
+use super::consume::{Consumers, Share};
 use super::publish::{Published, Publishers};
 use super::{DRAIN_LIMIT, Plan};
 use crate::error::Error;
@@ -80,41 +80,58 @@ impl Publishing {
     }
 }
 
-/// The thread of the consumers.
+/// The most threads of consumers.
+const THREADS_MAX: usize = 4;
+
+/// The threads of the consumers.
 pub(super) struct Consuming {
     tasks: Tasks,
-    ended: parking_lot::Mutex<oneshot::Receiver<()>>,
+    ended: parking_lot::Mutex<Vec<oneshot::Receiver<()>>>,
 }
 
 impl Consuming {
-    /// Starts it; all consumers are subscribed when this returns.
+    /// Starts them, as many as there are processors if there are so many consumers; all consumers are subscribed when this returns.
     pub(super) async fn start(plan: &Arc<Plan>) -> Result<Self, Error> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let load = &plan.workload;
+        let consumers = plan.groups.len() * usize::try_from(load.consumers).expect("consumers are bounded");
+        let threads = processors.min(THREADS_MAX).min(consumers).max(1);
         let (tasks, _failures) = Tasks::new();
-        let (ready, is_ready) = oneshot::channel();
-        let (end, ended) = oneshot::channel();
-        let (plan, parts) = (Arc::clone(plan), tasks.clone());
-        own_thread(&tasks, "consume", async move {
-            match Consumers::subscribe(&plan).await {
-                Ok(consumers) => {
-                    let _ = ready.send(Ok(()));
-                    consumers.run(&parts).await;
-                }
-                Err(error) => drop(ready.send(Err(error))),
-            }
-            // Whoever waits for it may have failed meanwhile.
-            let _ = end.send(());
-        });
-        is_ready.await.map_err(|_| Error::Stopped("consumers' thread"))??;
+        let mut ended = Vec::new();
+        for number in 0..threads {
+            ended.push(begin(plan, &tasks, Share { number, of: threads }).await?);
+        }
         Ok(Self { tasks, ended: parking_lot::Mutex::new(ended) })
     }
 
+    /// Whether the consumers of a thread have ended by themselves.
     pub(super) fn has_ended(&self) -> bool {
-        !matches!(self.ended.lock().try_recv(), Err(oneshot::error::TryRecvError::Empty))
+        self.ended.lock().iter_mut().any(|ended| !matches!(ended.try_recv(), Err(oneshot::error::TryRecvError::Empty)))
     }
 
-    /// Ends it, once all acknowledgements are durable.
+    /// Ends them, once all acknowledgements are durable.
     pub(super) async fn finish(self) -> Result<(), Error> {
         self.tasks.stop();
         if self.tasks.join(2 * DRAIN_LIMIT).await { Ok(()) } else { Err(Error::Stopped("consumers' thread")) }
     }
+}
+
+/// Starts a thread of consumers; they are subscribed when this returns. What it gives resolves when they have ended.
+async fn begin(plan: &Arc<Plan>, tasks: &Tasks, share: Share) -> Result<oneshot::Receiver<()>, Error> {
+    let (ready, is_ready) = oneshot::channel();
+    let (end, ended) = oneshot::channel();
+    let (plan, parts) = (Arc::clone(plan), tasks.clone());
+    own_thread(tasks, "consume", async move {
+        match Consumers::subscribe(&plan, share).await {
+            Ok(consumers) => {
+                let _ = ready.send(Ok(()));
+                consumers.run(&parts).await;
+            }
+            Err(error) => drop(ready.send(Err(error))),
+        }
+        // Whoever waits for it may have failed meanwhile.
+        let _ = end.send(());
+    });
+    is_ready.await.map_err(|_| Error::Stopped("consumers' thread"))??;
+    Ok(ended)
 }

@@ -3,6 +3,7 @@
 //! Shared machines drift; a ratio of neighbours drifts less. Read [`rows`] for what is measured, [`spread`] for what several rounds
 //! come to.
 
+mod replay;
 pub mod rows;
 pub mod spread;
 
@@ -12,11 +13,13 @@ use alluvium_runtime::machine::Machine;
 use alluvium_runtime::tasks::Tasks;
 use serde_json::{Value, json};
 
-use self::rows::{Against, NOT_MEASURED, Row, Scale};
+use self::replay::Compared;
+use self::rows::{Against, Figure, Measure, Row, Scale};
 use self::spread::Spread;
 use crate::ceiling::{Ceiling, PipelineRow};
 use crate::error::Error;
 use crate::load::{Observer, Second, Setting};
+use crate::result::Outcome;
 use crate::workload::Workload;
 
 /// A server, perhaps a cluster, and the ceilings beside them.
@@ -89,9 +92,8 @@ impl Suite<'_> {
                 if stop.is_stopping() {
                     break;
                 }
-                let ceiling = self.ceiling_of(&finding.row, &mut pipelines).await.map_err(system)?;
-                match Box::pin(self.server_of(url, &finding.row, stop, &mut quiet)).await? {
-                    Ok(server) => {
+                match Box::pin(self.compared(url, &finding.row, &mut pipelines, stop, &mut quiet)).await? {
+                    Ok((server, ceiling)) => {
                         finding.add(server, ceiling);
                         seen(&format!("round {}: {}", round + 1, finding.text()));
                     }
@@ -105,10 +107,33 @@ impl Suite<'_> {
         Ok(Findings { machine: Machine::here(), setting: quiet.0, rows: findings })
     }
 
+    /// A server's figure beside its ceiling's, or why there is none.
+    async fn compared(
+        &self,
+        url: &str,
+        row: &Row,
+        pipelines: &mut Vec<PipelineRow>,
+        stop: &Tasks,
+        quiet: &mut Quiet,
+    ) -> Result<Compared, Error> {
+        match &row.measure {
+            Measure::BestOf(loads) => {
+                let ceiling = self.ceiling_of(row, pipelines).await.map_err(system)?;
+                Ok(best_of(url, row.figure, loads, stop, quiet).await?.map(|server| (server, ceiling)))
+            }
+            Measure::BesideAReplay(publish, bytes) => replay::beside_a_publish(url, publish, *bytes, stop, quiet).await,
+            Measure::ReplayOfOne(written) => {
+                let ceiling = self.ceiling_of(row, pipelines).await.map_err(system)?;
+                Ok(replay::one_of_many(url, written, stop, quiet).await?.map(|server| (server, ceiling)))
+            }
+        }
+    }
+
     /// A ceiling's figure; each pipeline is measured once a round, right before the first load that is told by it.
     async fn ceiling_of(&self, row: &Row, pipelines: &mut Vec<PipelineRow>) -> io::Result<f64> {
         match row.against {
             Against::Reads => Ok(self.ceiling.read_as_a_bookie().await?.megabytes),
+            Against::Itself => Ok(0.0),
             Against::Pipeline(kind) => {
                 if !pipelines.iter().any(|pipeline| pipeline.kind == kind) {
                     pipelines.push(self.ceiling.pipeline(kind).await?);
@@ -117,24 +142,32 @@ impl Suite<'_> {
             }
         }
     }
+}
 
-    /// The best of a row's loads, or why there is none.
-    async fn server_of(&self, url: &str, row: &Row, stop: &Tasks, quiet: &mut Quiet) -> Result<Result<f64, String>, Error> {
-        let mut best: Result<f64, String> = Err("no load was prompt".to_owned());
-        for load in &row.loads {
-            let outcome = crate::load::run(url, load, stop, quiet).await?;
-            if outcome.is_interrupted {
-                return Ok(Err("interrupted".to_owned()));
-            }
-            if let Err(why) = outcome.verdict() {
-                return Ok(Err(why));
-            }
-            if let Some(figure) = row.figure.of(&outcome) {
-                best = Ok(best.map_or(figure, |best| best.max(figure)));
-            }
+/// Whether it is of the whole load, and no failure.
+fn sound(outcome: &Outcome) -> Result<(), String> {
+    if outcome.is_interrupted { Err("interrupted".to_owned()) } else { outcome.verdict() }
+}
+
+/// The best of some loads, or why there is none.
+async fn best_of(
+    url: &str,
+    figure: Figure,
+    loads: &[Workload],
+    stop: &Tasks,
+    quiet: &mut Quiet,
+) -> Result<Result<f64, String>, Error> {
+    let mut best: Result<f64, String> = Err("no load was prompt".to_owned());
+    for load in loads {
+        let outcome = crate::load::run(url, load, stop, quiet).await?;
+        if let Err(why) = sound(&outcome) {
+            return Ok(Err(why));
         }
-        Ok(best)
+        if let Some(figure) = figure.of(&outcome) {
+            best = Ok(best.map_or(figure, |best| best.max(figure)));
+        }
     }
+    Ok(best)
 }
 
 fn system(source: io::Error) -> Error {
@@ -182,9 +215,7 @@ impl Finding {
 impl Findings {
     /// The table.
     pub fn text(&self) -> String {
-        let mut lines: Vec<String> = self.rows.iter().map(Finding::text).collect();
-        lines.extend(NOT_MEASURED.iter().map(|name| format!("{name}: not measured by this suite")));
-        lines.join("\n")
+        self.rows.iter().map(Finding::text).collect::<Vec<_>>().join("\n")
     }
 
     /// The document.
@@ -197,7 +228,6 @@ impl Findings {
             "durability": setting.map(|setting| setting.durability.clone()),
             "serverVersion": setting.map(|setting| setting.server_version.clone()),
             "rows": self.rows.iter().map(Finding::to_json).collect::<Vec<_>>(),
-            "notMeasured": NOT_MEASURED,
         })
     }
 }
@@ -235,6 +265,5 @@ mod tests {
         let findings = Findings { machine, setting: None, rows: vec![cluster] };
         let json = findings.to_json();
         assert_eq!((&json["rows"][0]["verdict"], &json["rows"][0]["ratio"]["median"]), (&Value::Null, &Value::Null), "{json}");
-        assert_eq!(json["notMeasured"].as_array().map(Vec::len), Some(NOT_MEASURED.len()), "{json}");
     }
 }

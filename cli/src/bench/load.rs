@@ -151,6 +151,7 @@ pub(super) fn failure(error: Error) -> Failure {
         Error::Workload(wrong) => wrong.into_iter().fold(Failure::usage("the load is wrong"), Failure::because),
         Error::Client { what, source } => Failure::from(source).of(what),
         Error::System { what, source } => Failure::io(what, &source),
+        error @ Error::Replay(_) => Failure::new(Code::Data, error.to_string()),
         error @ Error::Stopped(_) => Failure::new(Code::Internal, error.to_string()),
     }
 }
